@@ -1,0 +1,168 @@
+"""What happened, as values: the items of `Queue.events()` and the argument of `subscribe`.
+
+Every event has `at`, the engine's time in epoch seconds. An id is the one that was pushed, or
+`#<number>` where chinwag gave it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "BatchLeased",
+    "BatchSettled",
+    "Event",
+    "EventsMissed",
+    "GroupForgotten",
+    "GroupPaused",
+    "GroupResumed",
+    "MessageAccepted",
+    "MessageEnded",
+    "MessageRefused",
+    "QueueClosed",
+    "WindowClosed",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MessageAccepted:
+    """A push was accepted; from now on the message is accounted for."""
+
+    at: float
+    group: str
+    sender: str
+    id: str
+    seq: int
+    """Push order over the whole queue, from 0."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MessageRefused:
+    """A push was refused and left no trace."""
+
+    at: float
+    group: str
+    sender: str
+    id: str | None
+    """None where the pusher gave none: a refused message gets no number."""
+    reason: str
+    """`duplicate`, `group_full`, `full` or `closed`."""
+    depth: int
+    """Messages that waited: in the group, or in all when the queue is `full`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowClosed:
+    """A window became due: it still takes in what fits, but nothing makes it wait again."""
+
+    at: float
+    group: str
+    sender: str
+    messages: int
+    closed_by: str
+    """`quiet`, `max_wait`, `size`, `cut`, `flush`, `idle`, `busy` or `drain`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchLeased:
+    """A call began."""
+
+    at: float
+    lease: int
+    """Number of the call; its `BatchSettled` carries the same."""
+    group: str
+    sender: str
+    messages: int
+    kind: str
+    """`single`, `back_to_back` or `burst`."""
+    closed_by: str
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchSettled:
+    """A call ended."""
+
+    at: float
+    lease: int
+    group: str
+    messages: int
+    ok: bool
+    reason: str | None
+    """Why it failed; None when it did not."""
+    handling_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MessageEnded:
+    """A message reached its one end."""
+
+    at: float
+    group: str
+    id: str
+    seq: int
+    end: str
+    """`done`, `dead`, `expired`, `evicted`, `superseded`, `cleared`, `withdrawn`, `abandoned`."""
+    reason: str
+    """Empty for `done`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupPaused:
+    """Starts were paused."""
+
+    at: float
+    group: str | None
+    """None: the whole queue."""
+    until: float | None
+    """When the pause lifts by itself; None: at `resume`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupResumed:
+    """A pause was lifted."""
+
+    at: float
+    group: str | None
+    """None: that of the whole queue."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupForgotten:
+    """A group was idle for `idle_group_s` and takes no memory any more."""
+
+    at: float
+    group: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueueClosed:
+    """The queue began to close: pushes are refused, every window is due."""
+
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EventsMissed:
+    """The reader of `events()` was too slow, and its buffer dropped this many events.
+
+    It has no `at`, since it is about the reader and not about the queue.
+    """
+
+    count: int
+
+
+Event = (
+    MessageAccepted
+    | MessageRefused
+    | WindowClosed
+    | BatchLeased
+    | BatchSettled
+    | MessageEnded
+    | GroupPaused
+    | GroupResumed
+    | GroupForgotten
+    | QueueClosed
+    | EventsMissed
+)
+"""Whatever `events()` yields."""

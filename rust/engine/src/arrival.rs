@@ -1,0 +1,318 @@
+//! A message leaves its inbox and takes its place in its lane.
+
+use compact_str::CompactString;
+
+use crate::admission::Arrival;
+use crate::engine::{Engine, Outbox};
+use crate::events::Event;
+use crate::group::{Activity, GroupId, NEVER_PUSHED};
+use crate::lane::{Lane, LaneId};
+use crate::message::{Flag, MessageId};
+use crate::order::HeldUp;
+use crate::sender::SenderId;
+use crate::settings::Lanes;
+use crate::window::{ClosedBy, Newcomer, Window};
+use crate::{Size, Time};
+
+/// Arrivals of the very instant at which a call ends.
+pub(crate) type Late<P> = Vec<(GroupId, Arrival<P>)>;
+
+/// The sender that stands for all of a group under `lanes="group"`; no real name is empty.
+const EVERYBODY: &str = "";
+
+impl<P> Engine<P> {
+    /// Takes in everything that was pushed.
+    pub(crate) fn drain(&mut self, out: &mut Outbox<P>) {
+        for inbox in self.intake.ready.take() {
+            let group = self.group_of(&inbox);
+            for arrival in inbox.drain() {
+                self.arrive(group, arrival, out);
+            }
+        }
+        out.events.extend(self.intake.take_refusals());
+    }
+
+    /// The same, but keeps in `late` what has arrived only now.
+    pub(crate) fn drain_before_now(&mut self, late: &mut Late<P>, out: &mut Outbox<P>) {
+        for inbox in self.intake.ready.take() {
+            let group = self.group_of(&inbox);
+            for arrival in inbox.drain() {
+                if arrival.at < self.now {
+                    self.arrive(group, arrival, out);
+                } else {
+                    late.push((group, arrival));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn arrive_late(&mut self, late: Late<P>, out: &mut Outbox<P>) {
+        for (group, arrival) in late {
+            self.arrive(group, arrival, out);
+        }
+    }
+
+    pub(crate) fn arrive(&mut self, group: GroupId, arrival: Arrival<P>, out: &mut Outbox<P>) {
+        let Arrival {
+            payload,
+            at,
+            seq,
+            sender: name,
+            extra,
+            flush,
+            standalone,
+        } = arrival;
+        let room = &mut self.groups[group];
+        // Producers race between the clock and the inbox; within a group time does not go back.
+        let at = at.max(room.last_at).min(self.now);
+        room.last_at = at;
+        if room.first == NEVER_PUSHED {
+            room.first = seq;
+        }
+        self.ledger.accepted += 1;
+        self.ledger.waiting += 1;
+        if self.observed {
+            let (group, sender) = (room.name().clone(), name.clone());
+            let id = extra.as_ref().and_then(|extra| extra.id.clone());
+            out.events.push(Event::MessageAccepted {
+                seq,
+                group,
+                sender,
+                at,
+                id,
+            });
+        }
+
+        let sender = self.sender_of(group, name);
+        let gaps = self.senders[sender].hear(at, self.settings.back_to_back, self.settings.burst);
+        let id = self.messages.insert(payload, seq, at, sender, extra);
+        let message = &mut self.messages[id];
+        for (is, flag) in [
+            (gaps.back_to_back, Flag::BackToBack),
+            (gaps.burst, Flag::Burst),
+            (flush, Flag::Flush),
+            (standalone, Flag::Standalone),
+        ] {
+            if is {
+                message.set(flag);
+            }
+        }
+        let lane = self.lane_of(group, sender);
+        self.place(lane, id, at, out);
+        self.touch(lane);
+    }
+
+    /// Joins the lane's last window, or cuts it and opens the next (rule W2).
+    fn place(&mut self, lane: LaneId, id: MessageId, at: Time, out: &mut Outbox<P>) {
+        // What came due before this arrival is due for good, though nobody has looked since.
+        self.close_if_due(lane, at, Instant::Before, out);
+        let Self {
+            settings,
+            messages,
+            lanes,
+            ..
+        } = &mut *self;
+        let extra = messages.extra(id);
+        let newcomer = Newcomer {
+            at,
+            size: extra.map_or(Size::ONE, |extra| extra.size),
+            batch_key: extra.and_then(|extra| extra.batch_key.as_deref()),
+            quiet: extra.and_then(|extra| extra.quiet),
+            standalone: messages[id].has(Flag::Standalone),
+        };
+        let alone = settings.lanes == Lanes::Message;
+        let found = lanes[lane].found();
+        let cut = match (lanes[lane].window(), lanes[lane].tail()) {
+            (Some(_), Some(_)) if alone => Some(ClosedBy::Cut),
+            (Some(window), Some(tail)) => {
+                let (key, standalone) = (
+                    messages.batch_key(tail),
+                    messages[tail].has(Flag::Standalone),
+                );
+                window.cut_by(&newcomer, key, standalone, settings)
+            }
+            _ => None,
+        };
+        let opens = match lanes[lane].window_mut() {
+            Some(window) if cut.is_none() => {
+                window.join(&newcomer, found, settings);
+                None
+            }
+            _ => Some(Window::open(&newcomer, found, settings)),
+        };
+        if let Some(by) = cut {
+            self.close_window(lane, by, out);
+        }
+        self.lanes[lane].append(&mut self.messages, id, opens);
+        if let Some(by) = self.due_at_once(lane, id) {
+            self.close_window(lane, by, out);
+        }
+    }
+
+    /// Why the last window of a lane waits for nothing, now that `id` is in it.
+    fn due_at_once(&self, lane: LaneId, id: MessageId) -> Option<ClosedBy> {
+        let message = &self.messages[id];
+        if message.has(Flag::Flush) {
+            Some(ClosedBy::Flush)
+        } else if message.has(Flag::Standalone) || self.settings.lanes == Lanes::Message {
+            Some(ClosedBy::Cut)
+        } else if self.lanes[lane].window()?.is_full(&self.settings) {
+            Some(ClosedBy::Size)
+        } else {
+            self.closing.then_some(ClosedBy::Drain)
+        }
+    }
+
+    /// Makes a lane's last window due if its time has come.
+    fn close_if_due(&mut self, lane: LaneId, now: Time, instant: Instant, out: &mut Outbox<P>) {
+        let Some(window) = self.lanes[lane].window() else {
+            return;
+        };
+        let (at, by) = window.due_at(&self.settings);
+        let due = match instant {
+            Instant::Before => at < now,
+            Instant::Upto => at <= now && at != Time::NEVER,
+        };
+        if due {
+            self.close_window(lane, by, out);
+        }
+    }
+
+    pub(crate) fn close_window(&mut self, id: LaneId, by: ClosedBy, out: &mut Outbox<P>) {
+        let lane = &mut self.lanes[id];
+        let Some(messages) = lane.close_window(&mut self.messages, by) else {
+            return;
+        };
+        if self.observed {
+            let (group, sender) = (&self.groups[lane.group], &self.senders[lane.sender]);
+            out.events.push(Event::WindowClosed {
+                group: group.name().clone(),
+                sender: sender.name.clone(),
+                at: self.now,
+                messages,
+                closed_by: by,
+            });
+        }
+    }
+
+    /// Remembers to look at a lane before the next start.
+    pub(crate) fn touch(&mut self, id: LaneId) {
+        let lane = &mut self.lanes[id];
+        if !lane.touched {
+            lane.touched = true;
+            self.touched.push(id);
+        }
+    }
+
+    /// Timers of the lanes that have changed: what is due competes, what is not gets its deadline.
+    pub(crate) fn look_at_lanes(&mut self, out: &mut Outbox<P>) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for id in touched.drain(..) {
+            // A lane that has gone meanwhile, or whose slot serves another that was looked at.
+            if !self.lanes.get(id).is_some_and(|lane| lane.touched) {
+                continue;
+            }
+            self.lanes[id].touched = false;
+            self.close_if_due(id, self.now, Instant::Upto, out);
+            let due_at = self.lanes[id]
+                .window()
+                .map_or(Time::NEVER, |window| window.due_at(&self.settings).0);
+            self.window_timers.set(id, due_at);
+            self.review_lane(id, HeldUp::No);
+        }
+        self.touched = touched;
+    }
+
+    /// Lets a lane compete if it may and does not yet.
+    fn review_lane(&mut self, id: LaneId, held_up: HeldUp) {
+        let lane = &self.lanes[id];
+        let free = lane.running == 0 || self.settings.lanes == Lanes::Message;
+        if free && lane.head_is_due() && !lane.able {
+            let group = lane.group;
+            self.enable_lane(id, held_up);
+            self.offer_group(group, held_up);
+        }
+    }
+
+    /// The call of a lane has ended and something waits in it.
+    pub(crate) fn end_lane_call(&mut self, id: LaneId, out: &mut Outbox<P>) {
+        // Windows due before this instant are due; those due at it may still grow (rule T1).
+        self.close_if_due(id, self.now, Instant::Before, out);
+        if let Some(window) = self.lanes[id].window_mut()
+            && window.call_ended(self.now, &self.settings)
+        {
+            self.close_window(id, ClosedBy::Busy, out);
+        }
+        self.review_lane(id, HeldUp::ByItself);
+        self.touch(id);
+    }
+
+    fn sender_of(&mut self, group: GroupId, name: CompactString) -> SenderId {
+        if let Some(id) = self.senders.find(group, &name) {
+            return id;
+        }
+        let group_record = &mut self.groups[group];
+        group_record.senders += 1;
+        let standing = group_record.served.points();
+        self.senders.insert(group, name, standing)
+    }
+
+    fn lane_of(&mut self, group: GroupId, sender: SenderId) -> LaneId {
+        let sender = match self.settings.lanes {
+            Lanes::Sender | Lanes::Message => sender,
+            Lanes::Group => self.sender_of(group, CompactString::const_new(EVERYBODY)),
+        };
+        if let Some(lane) = self.senders[sender].lane {
+            return lane;
+        }
+        let id = self.lanes.insert(Lane::new(group, sender));
+        self.senders[sender].lane = Some(id);
+        let activity = match self.groups[group].activity {
+            Some(activity) => activity,
+            None => self.activities.insert(Activity::default()),
+        };
+        self.groups[group].activity = Some(activity);
+        let next = self.activities[activity].lanes.replace(id);
+        self.lanes[id].next = next;
+        if let Some(next) = next {
+            self.lanes[next].previous = Some(id);
+        }
+        id
+    }
+
+    /// Forgets a lane in which nothing waits or runs.
+    pub(crate) fn drop_lane(&mut self, id: LaneId) {
+        self.window_timers.set(id, Time::NEVER);
+        let Lane {
+            group,
+            sender,
+            previous,
+            next,
+            ..
+        } = self.lanes.remove(id);
+        self.senders[sender].lane = None;
+        let activity = self.groups[group]
+            .activity
+            .expect("a lane makes its group active");
+        match previous {
+            Some(previous) => self.lanes[previous].next = next,
+            None => self.activities[activity].lanes = next,
+        }
+        if let Some(next) = next {
+            self.lanes[next].previous = previous;
+        }
+        if self.activities[activity].lanes.is_none() {
+            self.activities.remove(activity);
+            self.groups[group].activity = None;
+        }
+    }
+}
+
+/// Which side of an instant its own timers are on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Instant {
+    /// They have not gone off yet.
+    Before,
+    /// They go off.
+    Upto,
+}

@@ -1,0 +1,253 @@
+//! What one may tell the queue to do (section C).
+//!
+//! Every verb drains the inboxes first, so that it finds what was pushed before it (rule T1).
+
+use std::time::Duration;
+
+use crate::Time;
+use crate::engine::{Engine, Outbox};
+use crate::events::Event;
+use crate::group::GroupId;
+use crate::lane::LaneId;
+use crate::ledger::End;
+use crate::order::HeldUp;
+use crate::window::ClosedBy;
+
+impl<P> Engine<P> {
+    /// Stops starts in a group, or in all (rule C1). Returns whether that changed something.
+    pub fn pause(
+        &mut self,
+        now: Time,
+        group: Option<&str>,
+        span: Option<Duration>,
+        out: &mut Outbox<P>,
+    ) -> bool {
+        self.catch_up(now, out);
+        let until = span.map_or(Time::NEVER, |span| self.now.after(span));
+        let before = match group {
+            None => self.paused.replace(until),
+            Some(name) => {
+                let Some(inbox) = self.intake.open(name) else {
+                    return false;
+                };
+                let id = self.group_of(&inbox);
+                self.pause_timers.set(id, until);
+                self.groups[id].paused = true;
+                self.offer_group(id, HeldUp::No);
+                self.pauses.insert(id, until)
+            }
+        };
+        if self.observed && before != Some(until) {
+            let until = (until != Time::NEVER).then_some(until);
+            out.events.push(Event::GroupPaused {
+                group: group.map(Into::into),
+                at: self.now,
+                until,
+            });
+        }
+        before != Some(until)
+    }
+
+    /// Lets a group, or all, start again. Returns whether that changed something.
+    pub fn resume(&mut self, now: Time, group: Option<&str>, out: &mut Outbox<P>) -> bool {
+        self.catch_up(now, out);
+        match group {
+            None => self.lift_queue_pause(out),
+            Some(name) => match self.known(name) {
+                Some(id) => self.lift_pause(id, out),
+                None => false,
+            },
+        }
+    }
+
+    /// Pauses whose time is over end.
+    pub(crate) fn end_pauses(&mut self, out: &mut Outbox<P>) {
+        if self.paused.is_some_and(|until| until <= self.now) {
+            self.lift_queue_pause(out);
+        }
+        while let Some(id) = self.pause_timers.pop(self.now) {
+            self.lift_pause(id, out);
+        }
+    }
+
+    /// Ends all that waits in a group, or in all, as `cleared` (rule C2). Returns how many messages.
+    pub fn clear(&mut self, now: Time, group: Option<&str>, out: &mut Outbox<P>) -> u64 {
+        self.catch_up(now, out);
+        match group {
+            None => self.end_all_waiting(End::Cleared, "cleared", out),
+            Some(name) => match self.known(name) {
+                Some(id) => self.end_waiting(id, End::Cleared, "cleared", out),
+                None => 0,
+            },
+        }
+    }
+
+    /// Makes what waits in a group, or in one lane of it, due (rule C5). Returns how many windows.
+    pub fn flush(
+        &mut self,
+        now: Time,
+        group: &str,
+        sender: Option<&str>,
+        out: &mut Outbox<P>,
+    ) -> u64 {
+        self.catch_up(now, out);
+        let Some(group) = self.known(group) else {
+            return 0;
+        };
+        let asked_for = match sender {
+            None => self.lanes_of(group).collect(),
+            Some(name) => match self.lane_named(group, name) {
+                Some(lane) => vec![lane],
+                None => return 0,
+            },
+        };
+        self.flush_lanes(&asked_for, ClosedBy::Flush, out)
+    }
+
+    /// Refuses pushes from now on and makes every window due (rule C8).
+    pub fn close(&mut self, now: Time, out: &mut Outbox<P>) {
+        self.catch_up(now, out);
+        if self.closing {
+            return;
+        }
+        self.closing = true;
+        // Pushes that raced with the closing are in the inboxes, which take no more from here on.
+        for inbox in self.intake.close() {
+            let mut arrivals = inbox.close().peekable();
+            if arrivals.peek().is_some() {
+                let group = self.group_of(&inbox);
+                arrivals.for_each(|arrival| self.arrive(group, arrival, out));
+            }
+        }
+        let lanes: Vec<_> = self.lanes.iter().map(|(id, _)| id).collect();
+        self.flush_lanes(&lanes, ClosedBy::Drain, out);
+        if self.observed {
+            out.events.push(Event::QueueClosed { at: self.now });
+        }
+    }
+
+    /// Ends all that waits as `abandoned`; running calls end by themselves, or are abandoned one by one.
+    pub fn abandon(&mut self, now: Time, out: &mut Outbox<P>) {
+        self.catch_up(now, out);
+        self.end_all_waiting(End::Abandoned, "closed", out);
+    }
+
+    fn lift_queue_pause(&mut self, out: &mut Outbox<P>) -> bool {
+        let lifted = self.paused.take().is_some();
+        if lifted && self.observed {
+            out.events.push(Event::GroupResumed {
+                group: None,
+                at: self.now,
+            });
+        }
+        lifted
+    }
+
+    fn lift_pause(&mut self, id: GroupId, out: &mut Outbox<P>) -> bool {
+        if self.pauses.remove(&id).is_none() {
+            return false;
+        }
+        self.pause_timers.set(id, Time::NEVER);
+        self.groups[id].paused = false;
+        self.offer_group(id, HeldUp::No);
+        if self.observed {
+            let group = Some(self.groups[id].name().clone());
+            out.events.push(Event::GroupResumed {
+                group,
+                at: self.now,
+            });
+        }
+        true
+    }
+
+    fn end_all_waiting(&mut self, end: End, reason: &'static str, out: &mut Outbox<P>) -> u64 {
+        let groups: Vec<_> = self.groups.iter().map(|(id, _)| id).collect();
+        groups
+            .into_iter()
+            .map(|id| self.end_waiting(id, end, reason, out))
+            .sum()
+    }
+
+    fn end_waiting(
+        &mut self,
+        group: GroupId,
+        end: End,
+        reason: &'static str,
+        out: &mut Outbox<P>,
+    ) -> u64 {
+        let lanes: Vec<_> = self.lanes_of(group).collect();
+        let count = lanes
+            .into_iter()
+            .map(|lane| self.empty_lane(lane, end, reason, out))
+            .sum();
+        self.offer_group(group, HeldUp::No);
+        count
+    }
+
+    fn empty_lane(
+        &mut self,
+        id: LaneId,
+        end: End,
+        reason: &'static str,
+        out: &mut Outbox<P>,
+    ) -> u64 {
+        let lane = &mut self.lanes[id];
+        let (group, count) = (lane.group, lane.waiting);
+        let first = lane.take_all();
+        if std::mem::take(&mut lane.able) {
+            let running = lane.running;
+            self.leave_lane(id);
+            if running == 0 {
+                let activity = self.groups[group]
+                    .activity
+                    .expect("a lane makes its group active");
+                self.activities[activity].competitors -= 1;
+            }
+        }
+        self.window_timers.set(id, Time::NEVER);
+        self.intake.release(self.groups[group].inbox.group(), count);
+        self.ledger.waiting -= u64::from(count);
+        self.end_messages(group, first, end, reason, None, out);
+        if self.lanes[id].running == 0 {
+            self.withdraw_offer(group);
+            self.drop_lane(id);
+        }
+        u64::from(count)
+    }
+
+    fn flush_lanes(&mut self, lanes: &[LaneId], by: ClosedBy, out: &mut Outbox<P>) -> u64 {
+        let mut flushed = 0;
+        for &id in lanes {
+            if self.lanes[id]
+                .window()
+                .is_some_and(|window| !window.is_due())
+            {
+                flushed += 1;
+                self.close_window(id, by, out);
+                self.touch(id);
+            }
+        }
+        self.look_at_lanes(out);
+        flushed
+    }
+}
+
+/// Finding one's way.
+impl<P> Engine<P> {
+    /// A group that has been met, by name.
+    pub(crate) fn known(&self, group: &str) -> Option<GroupId> {
+        self.intake.find(group)?.group().group_id()
+    }
+
+    /// The lanes of a group, in no particular order.
+    pub(crate) fn lanes_of(&self, group: GroupId) -> impl Iterator<Item = LaneId> {
+        let first = self.groups[group]
+            .activity
+            .and_then(|activity| self.activities[activity].lanes);
+        std::iter::successors(first, |&lane| self.lanes[lane].next)
+    }
+
+    fn lane_named(&self, group: GroupId, sender: &str) -> Option<LaneId> {
+        self.senders[self.senders.find(group, sender)?].lane
+    }
+}

@@ -1,0 +1,295 @@
+//! The whole of it: what comes in, what becomes due, what starts, what ends.
+//!
+//! Every public call brings the engine's time forward, drains the inboxes (rule T1), and appends what
+//! came of it to the caller's [`Outbox`]. The engine calls nobody.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::admission::{GroupInbox, Intake};
+use crate::arrival::Late;
+use crate::events::Event;
+use crate::forget::Sweep;
+use crate::group::{Activity, ActivityId, Group, GroupId};
+use crate::lane::{Lane, LaneId};
+use crate::lease::{Lease, LeaseId, LeaseLost, LeaseSlot, Outcome};
+use crate::ledger::{End, Ledger};
+use crate::message::{MessageId, Messages};
+use crate::metrics::Metrics;
+use crate::order::{Contest, NowServed};
+use crate::sender::Senders;
+use crate::settings::Settings;
+use crate::slab::Slab;
+use crate::timers::Timers;
+use crate::{Seq, Time};
+
+/// The scheduler: a state machine with one owner at a time.
+///
+/// Generic over the payload, which it moves but never looks at.
+pub struct Engine<P> {
+    pub(crate) settings: Settings,
+    pub(crate) intake: Arc<Intake<P>>,
+    /// The latest time it was told.
+    pub(crate) now: Time,
+    pub(crate) messages: Messages<P>,
+    pub(crate) senders: Senders,
+    pub(crate) lanes: Slab<LaneId, Lane>,
+    pub(crate) groups: Slab<GroupId, Group<P>>,
+    pub(crate) activities: Slab<ActivityId, Activity>,
+    pub(crate) leases: Slab<LeaseSlot, Lease>,
+    pub(crate) generation: u32,
+    /// Between groups: their claims, the virtual clock, how many run or are able, running calls.
+    pub(crate) contest: Contest<GroupId>,
+    pub(crate) served: NowServed,
+    pub(crate) competitors: u32,
+    pub(crate) running: u32,
+    /// When windows become due.
+    pub(crate) window_timers: Timers<LaneId>,
+    /// When the pauses of groups end.
+    pub(crate) pause_timers: Timers<GroupId>,
+    pub(crate) pauses: HashMap<GroupId, Time>,
+    /// Set while the whole queue is paused: until when.
+    pub(crate) paused: Option<Time>,
+    pub(crate) sweep: Sweep,
+    /// Lanes whose window has changed since they were last looked at.
+    pub(crate) touched: Vec<LaneId>,
+    /// Every window is due.
+    pub(crate) closing: bool,
+    pub(crate) observed: bool,
+    pub(crate) ledger: Ledger,
+    pub(crate) metrics: Metrics,
+}
+
+/// What a call brought about. Its user empties it once the engine is free again.
+#[derive(Debug)]
+pub struct Outbox<P> {
+    /// Calls to make.
+    pub started: Vec<LeaseId>,
+    /// Messages that have ended, with their payloads.
+    pub ended: Vec<Ended<P>>,
+    /// What happened, while somebody observes.
+    pub events: Vec<Event>,
+}
+
+impl<P> Default for Outbox<P> {
+    fn default() -> Self {
+        Self {
+            started: Vec::new(),
+            ended: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+}
+
+/// A message that has ended.
+#[derive(Debug)]
+pub struct Ended<P> {
+    /// Which.
+    pub seq: Seq,
+    /// Handed back.
+    pub payload: P,
+    /// How.
+    pub end: End,
+    /// Why, in a word.
+    pub reason: &'static str,
+    /// The call it ended in, if it did.
+    pub lease: Option<LeaseId>,
+}
+
+impl<P> Engine<P> {
+    /// An empty queue.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            intake: Arc::new(Intake::new(&settings)),
+            settings,
+            now: Time::ZERO,
+            messages: Messages::new(),
+            senders: Senders::new(),
+            lanes: Slab::new(),
+            groups: Slab::new(),
+            activities: Slab::new(),
+            leases: Slab::new(),
+            generation: 0,
+            contest: Contest::new(),
+            served: NowServed::default(),
+            competitors: 0,
+            running: 0,
+            window_timers: Timers::new(),
+            pause_timers: Timers::new(),
+            pauses: HashMap::new(),
+            paused: None,
+            sweep: Sweep::default(),
+            touched: Vec::new(),
+            closing: false,
+            observed: false,
+            ledger: Ledger::default(),
+            metrics: Metrics::default(),
+        }
+    }
+
+    /// Where producers push.
+    pub fn intake(&self) -> Arc<Intake<P>> {
+        self.intake.clone()
+    }
+
+    /// Builds events from now on, or no longer.
+    pub fn observe(&mut self, on: bool) {
+        self.observed = on;
+        self.intake.observe(on);
+    }
+
+    /// Does everything that is to be done at `now`.
+    pub fn poll(&mut self, now: Time, out: &mut Outbox<P>) {
+        while let Some(lease) = self.next(now, out) {
+            out.started.push(lease);
+        }
+    }
+
+    /// The same, with at most one start. `None` means that nothing is left to do now: from then on
+    /// the next push is told to wake the owner (promise P4).
+    pub fn next(&mut self, now: Time, out: &mut Outbox<P>) -> Option<LeaseId> {
+        loop {
+            self.catch_up(now, out);
+            if let Some(lease) = self.start(out) {
+                return Some(lease);
+            }
+            if self.intake.ready.idle() {
+                return None;
+            }
+        }
+    }
+
+    /// Ends a call. Starts nothing.
+    pub fn settle(
+        &mut self,
+        now: Time,
+        lease: LeaseId,
+        outcome: Outcome,
+        out: &mut Outbox<P>,
+    ) -> Result<(), LeaseLost> {
+        let (end, reason) = match outcome {
+            Outcome::Done => (End::Done, "done"),
+            Outcome::Failed { reason } => (End::Dead, reason),
+        };
+        self.end_at(now, lease, end, reason, out)
+    }
+
+    /// Ends a call that will not end by itself: whatever it still does, its lease is lost.
+    pub fn abandon_call(
+        &mut self,
+        now: Time,
+        lease: LeaseId,
+        out: &mut Outbox<P>,
+    ) -> Result<(), LeaseLost> {
+        self.end_at(now, lease, End::Abandoned, "closed", out)
+    }
+
+    /// The next point in time at which there will be something to do without a push or an end.
+    pub fn wake_at(&self) -> Time {
+        let pause = self.paused.unwrap_or(Time::NEVER);
+        self.window_timers
+            .next_at()
+            .min(self.pause_timers.next_at())
+            .min(pause)
+    }
+
+    /// Figures so far.
+    pub fn metrics(&mut self) -> &Metrics {
+        self.metrics.groups = self.groups.len() as u64;
+        self.metrics.refused = self.intake.refused();
+        &self.metrics
+    }
+
+    /// At one instant ends of calls come first, then pushes: what was pushed before `now` is in its
+    /// lane when the call ends, what was pushed at `now` finds the lane free.
+    fn end_at(
+        &mut self,
+        now: Time,
+        lease: LeaseId,
+        end: End,
+        reason: &'static str,
+        out: &mut Outbox<P>,
+    ) -> Result<(), LeaseLost> {
+        self.now = self.now.max(now);
+        let mut late = Late::default();
+        self.drain_before_now(&mut late, out);
+        let ended = self.end_call(lease, end, reason, out);
+        self.arrive_late(late, out);
+        ended
+    }
+
+    /// Pushes up to `now`, then timers.
+    pub(crate) fn catch_up(&mut self, now: Time, out: &mut Outbox<P>) {
+        self.now = self.now.max(now);
+        self.drain(out);
+        self.end_pauses(out);
+        while let Some(lane) = self.window_timers.pop(self.now) {
+            self.touch(lane);
+        }
+        self.look_at_lanes(out);
+        self.forget_idle(out);
+    }
+
+    /// Ends the messages linked from `first` on.
+    pub(crate) fn end_messages(
+        &mut self,
+        group: GroupId,
+        mut first: Option<MessageId>,
+        end: End,
+        reason: &'static str,
+        lease: Option<LeaseId>,
+        out: &mut Outbox<P>,
+    ) {
+        while let Some(id) = first {
+            let (message, extra) = self.messages.remove(id);
+            first = message.next;
+            let seq = message.seq();
+            let id = extra.and_then(|extra| extra.id);
+            if let Some(id) = &id {
+                self.end_id(group, id, end);
+            }
+            self.ledger.end(end);
+            if self.observed {
+                let (group, at) = (self.groups[group].name().clone(), self.now);
+                out.events.push(Event::MessageEnded {
+                    seq,
+                    group,
+                    at,
+                    end,
+                    reason,
+                    id,
+                });
+            }
+            out.ended.push(Ended {
+                seq,
+                payload: message.payload,
+                end,
+                reason,
+                lease,
+            });
+        }
+    }
+
+    fn end_id(&mut self, group: GroupId, id: &str, end: End) {
+        let (dedup, limit) = (self.settings.dedup, self.settings.dedup_limit);
+        let mut ids = self.groups[group].inbox.group().ids();
+        if let Some(filter) = ids.as_mut() {
+            self.metrics.forgotten_ids += filter.end(id, end.frees_id(), self.now, dedup, limit);
+            if filter.is_empty() {
+                *ids = None;
+            }
+        }
+    }
+
+    /// The group an inbox belongs to, met for the first time if need be.
+    pub(crate) fn group_of(&mut self, inbox: &Arc<GroupInbox<P>>) -> GroupId {
+        if let Some(id) = inbox.group().group_id() {
+            return id;
+        }
+        let id = self
+            .groups
+            .insert(Group::new(inbox.clone(), self.served.points()));
+        inbox.group().set_group_id(id);
+        id
+    }
+}

@@ -1,0 +1,120 @@
+//! Idle senders and groups are forgotten (rule G5), without a timer each: a sweep visits every slot
+//! several times an idle period, a slice at a time.
+
+use std::time::Duration;
+
+use crate::Time;
+use crate::engine::{Engine, Outbox};
+use crate::events::Event;
+use crate::group::GroupId;
+
+/// Where the sweep is.
+#[derive(Default)]
+pub(crate) struct Sweep {
+    next: Option<Time>,
+    cursor: usize,
+}
+
+impl<P> Engine<P> {
+    /// When a poll would forget something, at the earliest. Nothing depends on it being in time.
+    pub fn tidy_at(&self) -> Time {
+        if self.groups.len() == 0 {
+            Time::NEVER
+        } else {
+            self.sweep.next.unwrap_or(Time::NEVER)
+        }
+    }
+
+    /// One slice of the sweep, if it is time for it.
+    pub(crate) fn forget_idle(&mut self, out: &mut Outbox<P>) {
+        if self.groups.len() == 0 {
+            self.sweep = Sweep::default();
+            return;
+        }
+        let slots = self.groups.slots().max(self.senders.slab().slots());
+        let pause = self.keep() / (8 * (slots / SLICE + 1) as u32);
+        let next = *self.sweep.next.get_or_insert(self.now.after(pause));
+        if self.now < next {
+            return;
+        }
+        let from = self.sweep.cursor;
+        self.forget_slots(from, from + SLICE, out);
+        let cursor = if from + SLICE < slots {
+            from + SLICE
+        } else {
+            0
+        };
+        self.sweep = Sweep {
+            next: Some(self.now.after(pause)),
+            cursor,
+        };
+    }
+
+    /// The whole sweep, for those who look.
+    pub(crate) fn forget_all_idle(&mut self, out: &mut Outbox<P>) {
+        self.forget_slots(0, usize::MAX, out);
+    }
+
+    fn forget_slots(&mut self, from: usize, to: usize, out: &mut Outbox<P>) {
+        let keep = self.keep();
+        let idle: Vec<_> = self
+            .senders
+            .slab()
+            .keys_in(from, to)
+            .filter(|&id| {
+                let sender = &self.senders[id];
+                sender.lane.is_none()
+                    && (sender.last() == Time::NEVER || sender.last().after(keep) < self.now)
+            })
+            .collect();
+        for id in idle {
+            self.groups[self.senders[id].group].senders -= 1;
+            self.senders.remove(id);
+        }
+        let idle: Vec<_> = self
+            .groups
+            .keys_in(from, to)
+            .filter(|&id| self.is_forgettable(id))
+            .collect();
+        for id in idle {
+            self.forget_group(id, out);
+        }
+    }
+
+    fn is_forgettable(&self, id: GroupId) -> bool {
+        let group = &self.groups[id];
+        let idle = group.activity.is_none() && group.senders == 0 && !group.paused;
+        idle && group.last_at.after(self.keep()) < self.now && {
+            let mut ids = group.inbox.group().ids();
+            if ids
+                .as_mut()
+                .is_some_and(|ids| ids.purge(self.now, self.settings.dedup))
+            {
+                *ids = None;
+            }
+            ids.is_none()
+        }
+    }
+
+    fn forget_group(&mut self, id: GroupId, out: &mut Outbox<P>) {
+        if !self.intake.forget(&self.groups[id].inbox) {
+            return; // something has just been pushed to it
+        }
+        let group = self.groups.remove(id);
+        self.metrics.forgotten_groups += 1;
+        if self.observed {
+            out.events.push(Event::GroupForgotten {
+                group: group.name().clone(),
+                at: self.now,
+            });
+        }
+    }
+
+    /// An idle sender's gaps matter for as long as a burst can last.
+    fn keep(&self) -> Duration {
+        self.settings.idle_group.max(self.settings.burst)
+    }
+}
+
+/// Slots a slice.
+const SLICE: usize = 4_096;

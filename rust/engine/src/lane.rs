@@ -1,0 +1,155 @@
+//! FIFO of one sender within one group, while something of them waits or runs.
+
+use crate::group::GroupId;
+use crate::message::{Flag, MessageId, Messages};
+use crate::sender::SenderId;
+use crate::slab::keys;
+use crate::window::{ClosedBy, Found, Window};
+
+keys! {
+    /// A lane.
+    LaneId
+}
+
+/// What waits in a lane, and how much of it runs.
+///
+/// Messages leave in push order. Under `lanes="message"` each message is a batch of its own and any
+/// number may run; otherwise at most one call of a lane runs at a time.
+pub(crate) struct Lane {
+    pub(crate) group: GroupId,
+    pub(crate) sender: SenderId,
+    /// Neighbours in the group's list of lanes.
+    pub(crate) previous: Option<LaneId>,
+    pub(crate) next: Option<LaneId>,
+    /// Oldest and youngest of what waits; never part of a call.
+    head: Option<MessageId>,
+    tail: Option<MessageId>,
+    /// First message of the last window, and that window.
+    last: Option<(MessageId, Window)>,
+    pub(crate) waiting: u32,
+    /// Running calls.
+    pub(crate) running: u32,
+    /// Names this lane's entry in its group's contest; another number makes an entry outdated.
+    pub(crate) stamp: u32,
+    /// Competes for a start.
+    pub(crate) able: bool,
+    /// Is on the engine's list of lanes to look at.
+    pub(crate) touched: bool,
+}
+
+impl Lane {
+    pub(crate) fn new(group: GroupId, sender: SenderId) -> Self {
+        Self {
+            group,
+            sender,
+            previous: None,
+            next: None,
+            head: None,
+            tail: None,
+            last: None,
+            waiting: 0,
+            running: 0,
+            stamp: 0,
+            able: false,
+            touched: false,
+        }
+    }
+
+    pub(crate) fn head(&self) -> Option<MessageId> {
+        self.head
+    }
+
+    pub(crate) fn tail(&self) -> Option<MessageId> {
+        self.tail
+    }
+
+    /// Whether the oldest window is due. All but the last have been cut, so they are.
+    pub(crate) fn head_is_due(&self) -> bool {
+        match &self.last {
+            Some((opened, window)) => self.head != Some(*opened) || window.is_due(),
+            None => false,
+        }
+    }
+
+    /// How a message finds the lane.
+    pub(crate) fn found(&self) -> Found {
+        match (self.running, self.waiting) {
+            (0, 0) => Found::Idle,
+            (0, _) => Found::Waiting,
+            _ => Found::Busy,
+        }
+    }
+
+    /// The last window.
+    pub(crate) fn window(&self) -> Option<&Window> {
+        self.last.as_ref().map(|(_, window)| window)
+    }
+
+    pub(crate) fn window_mut(&mut self) -> Option<&mut Window> {
+        self.last.as_mut().map(|(_, window)| window)
+    }
+
+    /// Makes the last window due for good. Returns how many messages it holds if it was not.
+    pub(crate) fn close_window<P>(
+        &mut self,
+        messages: &mut Messages<P>,
+        by: ClosedBy,
+    ) -> Option<u32> {
+        let (opened, window) = self.last.as_mut()?;
+        if window.is_due() {
+            return None;
+        }
+        window.close();
+        messages[*opened].set_closed_by(by);
+        Some(window.messages())
+    }
+
+    /// Appends a message that opens a window, or one that has joined the last.
+    pub(crate) fn append<P>(
+        &mut self,
+        messages: &mut Messages<P>,
+        id: MessageId,
+        opens: Option<Window>,
+    ) {
+        match self.tail {
+            Some(tail) => messages[tail].next = Some(id),
+            None => self.head = Some(id),
+        }
+        self.tail = Some(id);
+        self.waiting += 1;
+        if let Some(window) = opens {
+            messages[id].set(Flag::Opens);
+            self.last = Some((id, window));
+        }
+    }
+
+    /// Takes the oldest window off: its first message and how many there are.
+    pub(crate) fn take_window<P>(
+        &mut self,
+        messages: &mut Messages<P>,
+    ) -> Option<(MessageId, u32)> {
+        let first = self.head?;
+        let (mut end, mut count) = (first, 1);
+        while let Some(next) = messages[end].next
+            && !messages[next].has(Flag::Opens)
+        {
+            end = next;
+            count += 1;
+        }
+        self.head = messages[end].next.take();
+        self.waiting -= count;
+        if self.head.is_none() {
+            self.tail = None;
+            self.last = None;
+        }
+        Some((first, count))
+    }
+
+    /// Takes everything off that waits.
+    pub(crate) fn take_all(&mut self) -> Option<MessageId> {
+        self.tail = None;
+        self.last = None;
+        self.waiting = 0;
+        self.head.take()
+    }
+}

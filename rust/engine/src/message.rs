@@ -1,0 +1,220 @@
+//! A message that waits or runs: 32 bytes, and a side box for those that ask for more.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::lease::Kind;
+use crate::sender::SenderId;
+use crate::slab::{Slab, keys};
+use crate::window::ClosedBy;
+use crate::{Size, Time};
+
+keys! {
+    /// A message in the engine.
+    MessageId
+}
+
+/// Push order over the whole queue, from 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seq(pub(crate) u64);
+
+impl Seq {
+    /// The plain number.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The id of a message that was pushed without one.
+    pub fn automatic_id(self) -> String {
+        format!("#{}", self.0)
+    }
+
+    /// The reverse of [`Self::automatic_id`].
+    pub fn from_automatic_id(id: &str) -> Option<Self> {
+        id.strip_prefix('#')?.parse().ok().map(Self)
+    }
+}
+
+/// One thing somebody said.
+pub(crate) struct Message<P> {
+    pub(crate) payload: P,
+    /// When it arrived: all gaps and waits are measured from here.
+    pub(crate) at: Time,
+    tag: Tag,
+    /// The next younger message of its lane or call.
+    pub(crate) next: Option<MessageId>,
+    pub(crate) sender: SenderId,
+}
+
+impl<P> Message<P> {
+    pub(crate) fn seq(&self) -> Seq {
+        Seq(self.tag.0 >> FLAG_BITS)
+    }
+
+    pub(crate) fn has(&self, flag: Flag) -> bool {
+        self.tag.0 & flag as u64 != 0
+    }
+
+    pub(crate) fn set(&mut self, flag: Flag) {
+        self.tag.0 |= flag as u64;
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        match (self.has(Flag::BackToBack), self.has(Flag::Burst)) {
+            (_, true) => Kind::Burst,
+            (true, false) => Kind::BackToBack,
+            (false, false) => Kind::Single,
+        }
+    }
+
+    /// Why the window that this message opened closed; kept with its first message, so that the
+    /// windows that wait in front of a lane's last one need no room of their own.
+    pub(crate) fn closed_by(&self) -> ClosedBy {
+        ClosedBy::ALL[(self.tag.0 >> CLOSED_BY_SHIFT & 7) as usize]
+    }
+
+    pub(crate) fn set_closed_by(&mut self, by: ClosedBy) {
+        self.tag.0 = self.tag.0 & !(7 << CLOSED_BY_SHIFT) | (by as u64) << CLOSED_BY_SHIFT;
+    }
+}
+
+/// A sequence number of 48 bits above 16 flags.
+#[derive(Clone, Copy)]
+struct Tag(u64);
+
+const FLAG_BITS: u32 = 16;
+const CLOSED_BY_SHIFT: u32 = 13;
+
+/// What is known of every message and fits a bit.
+#[derive(Clone, Copy)]
+pub(crate) enum Flag {
+    /// Has a side box.
+    Extra = 1,
+    /// First of its window.
+    Opens = 2,
+    /// Close on the sender's previous message.
+    BackToBack = 4,
+    /// Third of a quick run.
+    Burst = 8,
+    /// Makes its window due at once.
+    Flush = 16,
+    /// Shares its batch with nobody.
+    Standalone = 32,
+}
+
+/// What few messages ask for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extra {
+    pub(crate) id: Option<Box<str>>,
+    /// The platform's time: shown, never used.
+    pub(crate) at: Option<Time>,
+    pub(crate) size: Size,
+    pub(crate) batch_key: Option<Box<str>>,
+    pub(crate) quiet: Option<Duration>,
+}
+
+/// All messages that wait or run.
+pub(crate) struct Messages<P> {
+    slab: Slab<MessageId, Message<P>>,
+    extras: HashMap<MessageId, Box<Extra>>,
+}
+
+impl<P> Messages<P> {
+    pub(crate) fn new() -> Self {
+        Self {
+            slab: Slab::new(),
+            extras: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub(crate) fn insert(
+        &mut self,
+        payload: P,
+        seq: Seq,
+        at: Time,
+        sender: SenderId,
+        extra: Option<Box<Extra>>,
+    ) -> MessageId {
+        let flags = if extra.is_some() {
+            Flag::Extra as u64
+        } else {
+            0
+        };
+        let tag = Tag(seq.0 << FLAG_BITS | flags);
+        let id = self.slab.insert(Message {
+            payload,
+            at,
+            tag,
+            next: None,
+            sender,
+        });
+        if let Some(extra) = extra {
+            self.extras.insert(id, extra);
+        }
+        id
+    }
+
+    pub(crate) fn remove(&mut self, id: MessageId) -> (Message<P>, Option<Box<Extra>>) {
+        let message = self.slab.remove(id);
+        let extra = if message.has(Flag::Extra) {
+            self.extras.remove(&id)
+        } else {
+            None
+        };
+        (message, extra)
+    }
+
+    pub(crate) fn extra(&self, id: MessageId) -> Option<&Extra> {
+        if self.slab[id].has(Flag::Extra) {
+            self.extras.get(&id).map(|extra| &**extra)
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn batch_key(&self, id: MessageId) -> Option<&str> {
+        self.extra(id)?.batch_key.as_deref()
+    }
+
+    /// The messages linked from `first` on, oldest first.
+    pub(crate) fn chain(&self, first: Option<MessageId>) -> impl Iterator<Item = MessageId> {
+        std::iter::successors(first, |&id| self.slab[id].next)
+    }
+}
+
+impl<P> std::ops::Index<MessageId> for Messages<P> {
+    type Output = Message<P>;
+
+    fn index(&self, id: MessageId) -> &Message<P> {
+        &self.slab[id]
+    }
+}
+
+impl<P> std::ops::IndexMut<MessageId> for Messages<P> {
+    fn index_mut(&mut self, id: MessageId) -> &mut Message<P> {
+        &mut self.slab[id]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_takes_32_bytes() {
+        assert_eq!(size_of::<Message<Box<u8>>>(), 32);
+    }
+
+    #[test]
+    fn an_automatic_id_leads_back_to_its_number() {
+        assert_eq!(
+            Seq::from_automatic_id(&Seq(17).automatic_id()),
+            Some(Seq(17))
+        );
+        assert_eq!(Seq::from_automatic_id("17"), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! Counters and fixed-bucket histograms: an addition each.
+
+use std::time::Duration;
+
+use crate::lease::Kind;
+use crate::time::micros;
+use crate::window::ClosedBy;
+
+/// Bits of a value below its leading one that choose the bucket: 16 buckets an octave, so a
+/// bucket's edges are at most 1/16 apart.
+const SUB_BITS: u32 = 4;
+const SUB: usize = 1 << SUB_BITS;
+/// Values from 2^44 on (half a year in microseconds) share the last bucket.
+const MAX_BITS: u32 = 44;
+const BUCKETS: usize = SUB + (MAX_BITS - SUB_BITS) as usize * SUB + 1;
+
+/// Counts of whole values in logarithmic buckets, exact below 16.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Histogram {
+    counts: Vec<u64>,
+    /// Values recorded.
+    pub count: u64,
+    /// Their sum, saturating.
+    pub sum: u64,
+    /// The largest.
+    pub max: u64,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self {
+            counts: vec![0; BUCKETS],
+            count: 0,
+            sum: 0,
+            max: 0,
+        }
+    }
+}
+
+impl Histogram {
+    /// Lower edges of all buckets and, last, the upper edge of the last one.
+    pub fn edges() -> Vec<u64> {
+        let sub = SUB as u64;
+        let mut edges: Vec<u64> = (0..sub).collect();
+        for shift in 0..MAX_BITS - SUB_BITS {
+            edges.extend((sub..2 * sub).map(|mantissa| mantissa << shift));
+        }
+        edges.push(1 << MAX_BITS);
+        edges.push(u64::MAX);
+        edges
+    }
+
+    /// How many values fell into each bucket.
+    pub fn counts(&self) -> &[u64] {
+        &self.counts
+    }
+
+    pub(crate) fn record(&mut self, value: u64) {
+        self.counts[bucket(value)] += 1;
+        self.count += 1;
+        self.sum = self.sum.saturating_add(value);
+        self.max = self.max.max(value);
+    }
+
+    pub(crate) fn record_span(&mut self, span: Duration) {
+        self.record(micros(span));
+    }
+}
+
+fn bucket(value: u64) -> usize {
+    if value < SUB as u64 {
+        return value as usize;
+    }
+    if value >= 1 << MAX_BITS {
+        return BUCKETS - 1;
+    }
+    let shift = value.ilog2() - SUB_BITS;
+    SUB + shift as usize * SUB + (value >> shift) as usize - SUB
+}
+
+/// What happened so far, in figures.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// Pushes refused, by [`crate::Refusal`].
+    pub refused: [u64; 4],
+    /// Calls started.
+    pub started: u64,
+    /// Calls ended.
+    pub settled: u64,
+    /// Calls that ended in a failure.
+    pub failed_calls: u64,
+    /// Calls whose batch was back-to-back, bursts not counted.
+    pub back_to_back: u64,
+    /// Calls whose batch was part of a burst.
+    pub burst: u64,
+    /// Calls by what closed their window, see [`crate::ClosedBy`].
+    pub closed_by: [u64; 8],
+    /// Microseconds from a message's arrival to its start.
+    pub wait: Histogram,
+    /// Microseconds from a call's start to its end.
+    pub handling: Histogram,
+    /// Messages a call.
+    pub batch_size: Histogram,
+    /// Idle groups forgotten.
+    pub forgotten_groups: u64,
+    /// Ids of ended messages that a full filter forgot before their time.
+    pub forgotten_ids: u64,
+    /// Groups remembered now.
+    pub groups: u64,
+}
+
+impl Metrics {
+    pub(crate) fn start(&mut self, messages: u32, kind: Kind, closed_by: ClosedBy) {
+        self.started += 1;
+        self.batch_size.record(u64::from(messages));
+        self.closed_by[closed_by as usize] += 1;
+        match kind {
+            Kind::Single => {}
+            Kind::BackToBack => self.back_to_back += 1,
+            Kind::Burst => self.burst += 1,
+        }
+    }
+
+    pub(crate) fn settle(&mut self, ok: bool, handling: Duration) {
+        self.settled += 1;
+        self.failed_calls += u64::from(!ok);
+        self.handling.record_span(handling);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_lies_between_its_edges() {
+        let edges = Histogram::edges();
+        assert_eq!(edges.len(), BUCKETS + 1);
+        for value in
+            (0..200).chain((4..44).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 1]))
+        {
+            let at = bucket(value);
+            assert!(
+                edges[at] <= value && value < edges[at + 1],
+                "{value} in {at}"
+            );
+        }
+        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+    }
+}

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args, get_type_hints
 
 from chinwag.errors import ConfigError
 
-__all__ = ["Busy", "Config", "Limits", "Order", "Retry", "Setting", "Window", "parse"]
+__all__ = ["Busy", "Config", "Limits", "Order", "Retry", "Setting", "Window", "parse", "read"]
 
 Setting: TypeAlias = str | float | bool | None
 """Value of one setting."""
@@ -38,8 +38,8 @@ class Window:
     """
 
     back_to_back_s: float = 5.0
-    """A sender's message within this span of the previous one is back-to-back: it is marked and
-    counted so, and waits no longer for it. Raise it for slow typists. Default 5.
+    """A sender's message within this span of the previous one is back-to-back, which is marked and
+    counted and delays nothing. Raise it for slow typists. Default 5.
     """
 
     burst_s: float = 10.0
@@ -165,7 +165,8 @@ class Limits:
     """
 
     capacity: int | None = None
-    """The same for all groups together. Set it to what memory bears, at some 50 bytes a message and
+    """Messages of all groups together that may wait for their first call; one more is refused with
+    `QueueFull`. Set it to what memory bears, at some 50 bytes a message and
     its payload. Default none.
     """
 
@@ -258,16 +259,10 @@ class Config:
             ConfigError: The file is no TOML, or a setting is wrong; the message names both.
             OSError: The file cannot be read.
         """
-        if isinstance(source, Mapping):
-            return cls.of(**_flattened(source))
-        path = Path(source)
         try:
-            # utf-8-sig: editors on Windows put a byte order mark first.
-            return cls.of(**_flattened(tomllib.loads(path.read_text("utf-8-sig"))))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not a TOML file: {error}") from error
+            return cls.of(**read(source))
         except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
+            raise _in(source, error) from None
 
     @classmethod
     def from_env(cls, prefix: str = "CHINWAG_", environ: Mapping[str, str] | None = None) -> Config:
@@ -305,6 +300,26 @@ class Config:
         }
 
 
+def read(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Setting]:
+    """Read what `Config.load` reads, flat, and leave out what is not given.
+
+    It says which settings are given; whether they may have their values is checked by `Config`.
+
+    Raises:
+        ConfigError: The file is no TOML, or a setting is unknown, misplaced, or given twice.
+        OSError: The file cannot be read.
+    """
+    if isinstance(source, Mapping):
+        return _flattened(source)
+    try:
+        # utf-8-sig: editors on Windows put a byte order mark first.
+        return _flattened(tomllib.loads(Path(source).read_text("utf-8-sig")))
+    except ConfigError:
+        raise
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not a TOML file: {error}") from error
+
+
 def parse(key: str, text: str) -> Setting:
     """Read the value of a setting from text, as from the environment or a command line.
 
@@ -333,6 +348,11 @@ def _number(key: str, text: str, kind: type[int] | type[float], noun: str) -> fl
         return kind(text)
     except ValueError:
         raise ConfigError(f"{key}={_show(text)}: must be {noun}") from None
+
+
+def _in(source: str | os.PathLike[str] | Mapping[str, Any], error: ConfigError) -> ConfigError:
+    place = "" if isinstance(source, Mapping) else f"{os.fspath(source)}: "
+    return ConfigError(f"{place}{error}")
 
 
 def _part_of(key: str) -> str:

@@ -83,7 +83,7 @@ class Histogram:
         return self.total / self.count if self.count else math.nan
 
     def quantile(self, q: float) -> float:
-        """Return the value that the share `q` of all values does not exceed.
+        """Return the least value that the share `q` of all values does not exceed.
 
         Inside a bucket it is interpolated, as if its values lay evenly; so it is within 6.25 % of
         the true quantile, and never above the largest value. NaN while there is no value.
@@ -101,10 +101,10 @@ class Histogram:
         if q == 1:
             return float(self.maximum)
         upto = list(accumulate(self._counts))
-        rank = q * (self.count - 1)
+        rank = max(0, math.ceil(q * self.count) - 1)
         bucket = bisect_right(upto, rank)
         inside = self._counts[bucket]
-        share = min(1.0, (rank - upto[bucket] + inside + 0.5) / inside)
+        share = (rank - upto[bucket] + inside + 0.5) / inside
         low = self._edges[bucket]
         high = min(self._edges[bucket + 1] - self._step, self.maximum)
         return float(low + share * max(high - low, 0.0))

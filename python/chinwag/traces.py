@@ -241,7 +241,7 @@ def _read_jsonl(path: Path) -> Trace:
 
 def _read_npz(path: Path) -> Trace:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise TraceError("one array only; an .npz file with one array per column is needed")
             columns = {name: archive[name] for name in archive.files if name in _COLUMNS}

@@ -248,19 +248,30 @@ impl<P> Engine<P> {
     }
 
     fn sender_of(&mut self, group: GroupId, name: CompactString) -> SenderId {
-        if let Some(id) = self.senders.find(group, &name) {
-            return id;
+        let record = &self.groups[group];
+        if let Some(last) = record.last_sender
+            && self.senders[last].name == name
+        {
+            return last;
         }
-        let group_record = &mut self.groups[group];
-        group_record.senders += 1;
-        let standing = group_record.served.points();
-        self.senders.insert(group, name, standing)
+        let id = self.meet(group, name);
+        self.groups[group].last_sender = Some(id);
+        id
+    }
+
+    /// A sender by name, remembered from now on.
+    fn meet(&mut self, group: GroupId, name: CompactString) -> SenderId {
+        self.senders.find(group, &name).unwrap_or_else(|| {
+            let record = &mut self.groups[group];
+            record.senders += 1;
+            self.senders.insert(group, name, record.served.points())
+        })
     }
 
     fn lane_of(&mut self, group: GroupId, sender: SenderId) -> LaneId {
         let sender = match self.settings.lanes {
             Lanes::Sender | Lanes::Message => sender,
-            Lanes::Group => self.sender_of(group, CompactString::const_new(EVERYBODY)),
+            Lanes::Group => self.meet(group, CompactString::const_new(EVERYBODY)),
         };
         if let Some(lane) = self.senders[sender].lane {
             return lane;

@@ -40,7 +40,6 @@ impl<P> Engine<P> {
                 format!("{name}: lost its number")
             })?;
             let Some(activity) = group.activity.map(|activity| &self.activities[activity]) else {
-                ensure(!group.is_able(), || format!("{name}: able without a lane"))?;
                 continue;
             };
             let (mut in_group, mut group_running, mut able, mut senders) = (0, 0, 0, 0);
@@ -62,8 +61,8 @@ impl<P> Engine<P> {
                 format!("{name}: {group_running} calls above {cap}")
             })?;
             let may = able > 0 && !group.paused && group_running < cap;
-            ensure(group.is_able() == may, || {
-                format!("{name}: able is {} but may is {may}", group.is_able())
+            ensure(activity.is_able() == may, || {
+                format!("{name}: able is {} but may is {may}", activity.is_able())
             })?;
             ensure(in_group <= u64::from(group.inbox.group().waiting()), || {
                 format!(

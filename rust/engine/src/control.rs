@@ -176,11 +176,16 @@ impl<P> Engine<P> {
         out: &mut Outbox<P>,
     ) -> u64 {
         let lanes: Vec<_> = self.lanes_of(group).collect();
-        let count = lanes
-            .into_iter()
-            .map(|lane| self.empty_lane(lane, end, reason, out))
-            .sum();
+        let mut count = 0;
+        for &id in &lanes {
+            count += self.empty_lane(id, end, reason, out);
+        }
         self.offer_group(group, HeldUp::No);
+        for id in lanes {
+            if self.lanes[id].running == 0 {
+                self.drop_lane(id);
+            }
+        }
         count
     }
 
@@ -192,26 +197,19 @@ impl<P> Engine<P> {
         out: &mut Outbox<P>,
     ) -> u64 {
         let lane = &mut self.lanes[id];
-        let (group, count) = (lane.group, lane.waiting);
+        let (group, count, running) = (lane.group, lane.waiting, lane.running);
         let first = lane.take_all();
         if std::mem::take(&mut lane.able) {
-            let running = lane.running;
             self.leave_lane(id);
-            if running == 0 {
-                let activity = self.groups[group]
-                    .activity
-                    .expect("a lane makes its group active");
-                self.activities[activity].competitors -= 1;
-            }
+            let activity = self.groups[group]
+                .activity
+                .expect("a lane makes its group active");
+            self.activities[activity].competitors -= u32::from(running == 0);
         }
         self.window_timers.set(id, Time::NEVER);
         self.intake.release(self.groups[group].inbox.group(), count);
         self.ledger.waiting -= u64::from(count);
         self.end_messages(group, first, end, reason, None, out);
-        if self.lanes[id].running == 0 {
-            self.withdraw_offer(group);
-            self.drop_lane(id);
-        }
         u64::from(count)
     }
 

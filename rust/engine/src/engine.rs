@@ -38,6 +38,8 @@ pub struct Engine<P> {
     pub(crate) activities: Slab<ActivityId, Activity>,
     pub(crate) leases: Slab<LeaseSlot, Lease>,
     pub(crate) generation: u32,
+    /// The stamp given last, see [`Contest`].
+    pub(crate) stamp: u32,
     /// Between groups: their claims, the virtual clock, how many run or are able, running calls.
     pub(crate) contest: Contest<GroupId>,
     pub(crate) served: NowServed,
@@ -110,6 +112,7 @@ impl<P> Engine<P> {
             activities: Slab::new(),
             leases: Slab::new(),
             generation: 0,
+            stamp: 0,
             contest: Contest::new(),
             served: NowServed::default(),
             competitors: 0,

@@ -18,35 +18,27 @@ pub(crate) struct Sweep {
 impl<P> Engine<P> {
     /// When a poll would forget something, at the earliest. Nothing depends on it being in time.
     pub fn tidy_at(&self) -> Time {
-        if self.groups.len() == 0 {
-            Time::NEVER
-        } else {
-            self.sweep.next.unwrap_or(Time::NEVER)
-        }
+        self.sweep.next.unwrap_or(Time::NEVER)
     }
 
     /// One slice of the sweep, if it is time for it.
     pub(crate) fn forget_idle(&mut self, out: &mut Outbox<P>) {
-        if self.groups.len() == 0 {
-            self.sweep = Sweep::default();
+        if self.sweep.next.is_some_and(|next| self.now < next) {
             return;
         }
         let slots = self.groups.slots().max(self.senders.slab().slots());
         let pause = self.keep() / (8 * (slots / SLICE + 1) as u32);
-        let next = *self.sweep.next.get_or_insert(self.now.after(pause));
-        if self.now < next {
+        let first = self.sweep.next.is_none();
+        self.sweep.next = (self.groups.len() > 0).then(|| self.now.after(pause));
+        if first {
             return;
         }
         let from = self.sweep.cursor;
         self.forget_slots(from, from + SLICE, out);
-        let cursor = if from + SLICE < slots {
+        self.sweep.cursor = if from + SLICE < slots {
             from + SLICE
         } else {
             0
-        };
-        self.sweep = Sweep {
-            next: Some(self.now.after(pause)),
-            cursor,
         };
     }
 
@@ -68,7 +60,9 @@ impl<P> Engine<P> {
             })
             .collect();
         for id in idle {
-            self.groups[self.senders[id].group].senders -= 1;
+            let group = &mut self.groups[self.senders[id].group];
+            group.senders -= 1;
+            group.last_sender.take_if(|last| *last == id);
             self.senders.remove(id);
         }
         let idle: Vec<_> = self

@@ -8,7 +8,8 @@ use crate::admission::GroupInbox;
 use crate::engine::Engine;
 use crate::lane::LaneId;
 use crate::order::{Claim, Contest, HeldUp, NowServed, Points};
-use crate::slab::keys;
+use crate::sender::SenderId;
+use crate::slab::{Slab, keys};
 use crate::{Seq, Time};
 
 keys! {
@@ -19,6 +20,7 @@ keys! {
 }
 
 /// What is remembered of a group, also while it is idle: that is most groups, most of the time.
+#[repr(align(64))] // a cache line, and not parts of two: with a million groups each is a miss
 pub(crate) struct Group<P> {
     pub(crate) inbox: Arc<GroupInbox<P>>,
     /// Its first message, by which equals among groups are ordered; [`NEVER_PUSHED`] before it.
@@ -33,10 +35,8 @@ pub(crate) struct Group<P> {
     pub(crate) senders: u32,
     /// There while something of it waits or runs.
     pub(crate) activity: Option<ActivityId>,
-    /// Names its entry in the contest between groups.
-    stamp: u32,
-    /// Competes for a start.
-    able: bool,
+    /// Who spoke last: most messages follow one of the same sender.
+    pub(crate) last_sender: Option<SenderId>,
     pub(crate) paused: bool,
 }
 
@@ -54,8 +54,10 @@ pub(crate) struct Activity {
     /// The able lane, as long as there has been but one: most groups never need the heap.
     only: Option<LaneId>,
     many: Option<Box<Contest<LaneId>>>,
-    /// The lane whose claim the group has put forward.
+    /// The lane whose claim the group has put forward: with one it competes for a start.
     offered: Option<LaneId>,
+    /// Names its entry in the contest between groups.
+    stamp: u32,
 }
 
 /// Later than every message.
@@ -71,8 +73,7 @@ impl<P> Group<P> {
             served: NowServed::default(),
             senders: 0,
             activity: None,
-            stamp: 0,
-            able: false,
+            last_sender: None,
             paused: false,
         }
     }
@@ -80,9 +81,12 @@ impl<P> Group<P> {
     pub(crate) fn name(&self) -> &CompactString {
         &self.inbox.group().name
     }
+}
 
+impl Activity {
+    /// Whether the group competes for a start.
     pub(crate) fn is_able(&self) -> bool {
-        self.able
+        self.offered.is_some()
     }
 }
 
@@ -105,9 +109,9 @@ impl<P> Engine<P> {
     /// A lane's claim has changed, or is new.
     pub(crate) fn enter_lane(&mut self, id: LaneId) {
         let claim = self.lane_claim(id);
+        let stamp = self.new_stamp();
         let lane = &mut self.lanes[id];
-        lane.stamp = lane.stamp.wrapping_add(1);
-        let stamp = lane.stamp;
+        lane.stamp = stamp;
         let activity = self.groups[lane.group]
             .activity
             .expect("a lane makes its group active");
@@ -133,8 +137,9 @@ impl<P> Engine<P> {
 
     /// A lane's entry no longer counts.
     pub(crate) fn leave_lane(&mut self, id: LaneId) {
+        let stamp = self.new_stamp();
         let lane = &mut self.lanes[id];
-        lane.stamp = lane.stamp.wrapping_add(1);
+        lane.stamp = stamp;
         let activity = self.groups[lane.group]
             .activity
             .expect("a lane makes its group active");
@@ -168,6 +173,12 @@ impl<P> Engine<P> {
             .best(|lane, stamp| lanes.get(lane).is_some_and(|l| l.able && l.stamp == stamp))
     }
 
+    /// A number that no entry bears: lanes and groups come and go, and so do their slots.
+    fn new_stamp(&mut self) -> u32 {
+        self.stamp = self.stamp.wrapping_add(1);
+        self.stamp
+    }
+
     fn lane_claim(&self, id: LaneId) -> Claim {
         let lane = &self.lanes[id];
         let head = &self.messages[lane.head().expect("an able lane has something due")];
@@ -181,64 +192,86 @@ impl<P> Engine<P> {
     /// Brings a group's place in the contest between groups up to date after a lane of it has
     /// become able or unable.
     pub(crate) fn offer_group(&mut self, id: GroupId, held_up: HeldUp) {
+        let Some(key) = self.groups[id].activity else {
+            return;
+        };
         let best = if self.may_compete(id) {
             self.best_lane(id)
         } else {
             None
         };
-        let group = &mut self.groups[id];
-        let activity = group
-            .activity
-            .map(|activity| &mut self.activities[activity]);
-        let running = activity
-            .as_ref()
-            .is_some_and(|activity| activity.running > 0);
-        let offered = activity.and_then(|activity| std::mem::replace(&mut activity.offered, best));
-        let was_able = std::mem::replace(&mut group.able, best.is_some());
+        let activity = &mut self.activities[key];
+        let running = activity.running > 0;
+        let offered = std::mem::replace(&mut activity.offered, best);
+        if best == offered {
+            return;
+        }
         let Some(best) = best else {
-            if was_able && !running {
-                self.competitors -= 1;
-            }
+            self.competitors -= u32::from(!running);
             return;
         };
-        if was_able && offered == Some(best) {
-            return;
-        }
-        if !was_able {
-            group.standing = self.served.welcome(group.standing, held_up);
-            if !running {
-                self.competitors += 1;
-            }
-        }
-        group.stamp = group.stamp.wrapping_add(1);
         let head = self.lanes[best]
             .head()
             .expect("an able lane has something due");
+        let stamp = self.new_stamp();
+        self.activities[key].stamp = stamp;
+        let group = &mut self.groups[id];
+        if offered.is_none() {
+            group.standing = self.served.welcome(group.standing, held_up);
+            self.competitors += u32::from(!running);
+        }
         let claim = Claim {
             behind: group.standing,
             at: self.messages[head].at,
             since: group.first,
         };
-        self.contest.enter(claim, id, group.stamp);
-        let groups = &self.groups;
-        self.contest
-            .tidy(self.competitors as usize, |group, stamp| {
-                is_current(groups.get(group), stamp)
-            });
+        self.contest.enter(claim, id, stamp);
+        let Self {
+            groups,
+            activities,
+            contest,
+            ..
+        } = self;
+        contest.tidy(self.competitors as usize, |id, stamp| {
+            is_current(groups, activities, id, stamp)
+        });
     }
 
-    /// The group's claim has changed: whatever it has put forward no longer counts.
-    pub(crate) fn withdraw_offer(&mut self, id: GroupId) {
-        if let Some(activity) = self.groups[id].activity {
-            self.activities[activity].offered = None;
-        }
+    /// The group has started its offer, which therefore no longer counts.
+    pub(crate) fn offer_anew(&mut self, id: GroupId) {
+        let Some(key) = self.groups[id].activity else {
+            return;
+        };
+        let best = if self.may_compete(id) {
+            self.best_lane(id)
+        } else {
+            None
+        };
+        self.activities[key].offered = best;
+        let Some(best) = best else { return };
+        let head = self.lanes[best]
+            .head()
+            .expect("an able lane has something due");
+        let stamp = self.new_stamp();
+        self.activities[key].stamp = stamp;
+        let group = &self.groups[id];
+        let claim = Claim {
+            behind: group.standing,
+            at: self.messages[head].at,
+            since: group.first,
+        };
+        self.contest.enter(claim, id, stamp);
     }
 
     /// The group that goes first.
     pub(crate) fn best_group(&mut self) -> Option<GroupId> {
-        let groups = &self.groups;
-        self.contest
-            .best(|group, stamp| is_current(groups.get(group), stamp))
+        let Self {
+            groups,
+            activities,
+            contest,
+            ..
+        } = self;
+        contest.best(|id, stamp| is_current(groups, activities, id, stamp))
     }
 
     fn may_compete(&self, id: GroupId) -> bool {
@@ -251,6 +284,15 @@ impl<P> Engine<P> {
     }
 }
 
-fn is_current<P>(group: Option<&Group<P>>, stamp: u32) -> bool {
-    group.is_some_and(|group| group.able && group.stamp == stamp)
+fn is_current<P>(
+    groups: &Slab<GroupId, Group<P>>,
+    activities: &Slab<ActivityId, Activity>,
+    id: GroupId,
+    stamp: u32,
+) -> bool {
+    let activity = groups
+        .get(id)
+        .and_then(|group| group.activity)
+        .map(|key| &activities[key]);
+    activity.is_some_and(|activity| activity.is_able() && activity.stamp == stamp)
 }

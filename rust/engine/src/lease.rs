@@ -212,8 +212,7 @@ impl<P> Engine<P> {
         } else {
             self.lanes[lane].able = false;
         }
-        self.withdraw_offer(group);
-        self.offer_group(group, HeldUp::No);
+        self.offer_anew(group);
         Some(lease)
     }
 
@@ -239,7 +238,7 @@ impl<P> Engine<P> {
         for id in self.messages.chain(Some(first)) {
             let message = &self.messages[id];
             kind = kind.max(message.kind());
-            self.metrics.wait.record_span(self.now.since(message.at));
+            self.metrics.wait.record(self.now.micros_since(message.at));
         }
         self.generation = self.generation.wrapping_add(1);
         let (started, generation, closed_by) =
@@ -302,10 +301,11 @@ impl<P> Engine<P> {
             started,
             ..
         } = self.leases.remove(lease.slot);
-        let handling = self.now.since(started);
         self.ledger.running -= u64::from(messages);
-        self.metrics.settle(end == End::Done, handling);
+        self.metrics
+            .settle(end == End::Done, self.now.micros_since(started));
         if self.observed {
+            let handling = self.now.since(started);
             let (group, at, ok) = (
                 self.groups[group].name().clone(),
                 self.now,
@@ -335,7 +335,7 @@ impl<P> Engine<P> {
         if lane.running == 0 && !lane.able {
             activity.competitors -= 1;
         }
-        if activity.running == 0 && !self.groups[group].is_able() {
+        if activity.running == 0 && !activity.is_able() {
             self.competitors -= 1;
         }
         if lane.running == 0 && lane.waiting == 0 {

@@ -1,9 +1,6 @@
 //! Counters and fixed-bucket histograms: an addition each.
 
-use std::time::Duration;
-
 use crate::lease::Kind;
-use crate::time::micros;
 use crate::window::ClosedBy;
 
 /// Bits of a value below its leading one that choose the bucket: 16 buckets an octave, so a
@@ -61,10 +58,6 @@ impl Histogram {
         self.sum = self.sum.saturating_add(value);
         self.max = self.max.max(value);
     }
-
-    pub(crate) fn record_span(&mut self, span: Duration) {
-        self.record(micros(span));
-    }
 }
 
 fn bucket(value: u64) -> usize {
@@ -121,10 +114,10 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn settle(&mut self, ok: bool, handling: Duration) {
+    pub(crate) fn settle(&mut self, ok: bool, handling_micros: u64) {
         self.settled += 1;
         self.failed_calls += u64::from(!ok);
-        self.handling.record_span(handling);
+        self.handling.record(handling_micros);
     }
 }
 

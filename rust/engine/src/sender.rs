@@ -12,6 +12,7 @@ use crate::group::GroupId;
 use crate::lane::LaneId;
 use crate::order::Points;
 use crate::slab::{Slab, keys};
+use crate::time::micros;
 
 keys! {
     /// A sender in a group.
@@ -41,7 +42,9 @@ pub(crate) struct Gaps {
 
 impl Sender {
     pub(crate) fn hear(&mut self, at: Time, back_to_back: Duration, burst: Duration) -> Gaps {
-        let within = |earlier: Time, limit| earlier != Time::NEVER && at.since(earlier) <= limit;
+        let within = |earlier: Time, limit| {
+            earlier != Time::NEVER && at.micros_since(earlier) <= micros(limit)
+        };
         let gaps = Gaps {
             back_to_back: within(self.last, back_to_back),
             burst: within(self.last_but_one, burst),

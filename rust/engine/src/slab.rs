@@ -1,4 +1,7 @@
-//! Slots that are used again, in chunks: growing moves nothing and leaves no half-empty copy behind.
+//! Slots that are used again.
+//!
+//! A plain vector: one bounds check a look-up, and on the usual allocators growing a large one moves
+//! pages, not bytes.
 
 use std::marker::PhantomData;
 use std::num::NonZeroU32;
@@ -34,7 +37,7 @@ pub(crate) use keys;
 
 /// Values by key. The slot freed last is used first, while it is still in the cache.
 pub(crate) struct Slab<K, T> {
-    chunks: Vec<Vec<Slot<T>>>,
+    slots: Vec<Slot<T>>,
     free: Option<NonZeroU32>,
     len: usize,
     key: PhantomData<fn() -> K>,
@@ -48,7 +51,7 @@ enum Slot<T> {
 impl<K: Key, T> Slab<K, T> {
     pub(crate) fn new() -> Self {
         Self {
-            chunks: Vec::new(),
+            slots: Vec::new(),
             free: None,
             len: 0,
             key: PhantomData,
@@ -61,52 +64,47 @@ impl<K: Key, T> Slab<K, T> {
 
     pub(crate) fn insert(&mut self, value: T) -> K {
         self.len += 1;
-        if let Some(slot) = self.free {
-            let place = self.slot_mut(slot);
-            let Slot::Free(next) = *place else {
-                unreachable!("the free list holds free slots")
-            };
-            *place = Slot::Used(value);
-            self.free = next;
-            return K::from_slot(slot);
-        }
-        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            // The first chunk grows as it must, so that a small queue stays small.
-            let room = if self.chunks.is_empty() { 0 } else { CHUNK };
-            self.chunks.push(Vec::with_capacity(room));
-        }
-        let before = (self.chunks.len() - 1) * CHUNK;
-        let chunk = self.chunks.last_mut().expect("pushed above");
-        chunk.push(Slot::Used(value));
-        let slot = u32::try_from(before + chunk.len())
-            .ok()
-            .and_then(NonZeroU32::new);
-        K::from_slot(slot.expect("fewer than 2^32 slots"))
+        let Some(slot) = self.free else {
+            self.slots.push(Slot::Used(value));
+            let slot = u32::try_from(self.slots.len())
+                .ok()
+                .and_then(NonZeroU32::new);
+            return K::from_slot(slot.expect("fewer than 2^32 slots"));
+        };
+        let key = K::from_slot(slot);
+        let place = &mut self.slots[key.index()];
+        let Slot::Free(next) = *place else {
+            unreachable!("the free list holds free slots")
+        };
+        *place = Slot::Used(value);
+        self.free = next;
+        key
     }
 
     pub(crate) fn remove(&mut self, key: K) -> T {
-        let next = self.free;
-        let place = self.slot_mut(key.slot());
-        let Slot::Used(value) = std::mem::replace(place, Slot::Free(next)) else {
+        let freed = Slot::Free(self.free.replace(key.slot()));
+        let Slot::Used(value) = std::mem::replace(&mut self.slots[key.index()], freed) else {
             unreachable!("a key names a used slot")
         };
-        self.free = Some(key.slot());
         self.len -= 1;
+        if self.len == 0 && self.slots.len() > KEPT {
+            // After a flood nothing of it is left.
+            self.slots = Vec::new();
+            self.free = None;
+        }
         value
     }
 
     pub(crate) fn get(&self, key: K) -> Option<&T> {
-        let index = key.index();
-        match self.chunks.get(index / CHUNK)?.get(index % CHUNK)? {
+        match self.slots.get(key.index())? {
             Slot::Used(value) => Some(value),
             Slot::Free(_) => None,
         }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (K, &T)> {
-        self.chunks
+        self.slots
             .iter()
-            .flatten()
             .zip(1..)
             .filter_map(|(slot, number)| match slot {
                 Slot::Used(value) => Some((K::from_slot(NonZeroU32::new(number)?), value)),
@@ -116,22 +114,15 @@ impl<K: Key, T> Slab<K, T> {
 
     /// Slots there are, used or free.
     pub(crate) fn slots(&self) -> usize {
-        self.chunks
-            .last()
-            .map_or(0, |last| (self.chunks.len() - 1) * CHUNK + last.len())
+        self.slots.len()
     }
 
     /// The used keys among the slots `from..to`.
     pub(crate) fn keys_in(&self, from: usize, to: usize) -> impl Iterator<Item = K> {
-        (from..to.min(self.slots())).filter_map(|index| {
+        (from..to.min(self.slots.len())).filter_map(|index| {
             let key = K::from_slot(NonZeroU32::new(u32::try_from(index + 1).ok()?)?);
             self.get(key).map(|_| key)
         })
-    }
-
-    fn slot_mut(&mut self, slot: NonZeroU32) -> &mut Slot<T> {
-        let index = slot.get() as usize - 1;
-        &mut self.chunks[index / CHUNK][index % CHUNK]
     }
 }
 
@@ -139,20 +130,24 @@ impl<K: Key, T> std::ops::Index<K> for Slab<K, T> {
     type Output = T;
 
     fn index(&self, key: K) -> &T {
-        self.get(key).expect("a key names a used slot")
-    }
-}
-
-impl<K: Key, T> std::ops::IndexMut<K> for Slab<K, T> {
-    fn index_mut(&mut self, key: K) -> &mut T {
-        match self.slot_mut(key.slot()) {
+        match &self.slots[key.index()] {
             Slot::Used(value) => value,
             Slot::Free(_) => unreachable!("a key names a used slot"),
         }
     }
 }
 
-const CHUNK: usize = 512;
+impl<K: Key, T> std::ops::IndexMut<K> for Slab<K, T> {
+    fn index_mut(&mut self, key: K) -> &mut T {
+        match &mut self.slots[key.index()] {
+            Slot::Used(value) => value,
+            Slot::Free(_) => unreachable!("a key names a used slot"),
+        }
+    }
+}
+
+/// An empty slab of up to so many slots keeps them.
+const KEPT: usize = 1_024;
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use crate::settings::{Settings, Size};
-use crate::time::Time;
+use crate::time::{Time, micros};
 
 /// What made a window due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -138,11 +138,13 @@ impl Window {
         tail_standalone: bool,
         settings: &Settings,
     ) -> Option<ClosedBy> {
-        let gap = next.at.since(self.last);
+        let gap = next.at.micros_since(self.last);
         if next.standalone
             || tail_standalone
             || next.batch_key != tail_key
-            || settings.max_gap.is_some_and(|max_gap| gap > max_gap)
+            || settings
+                .max_gap
+                .is_some_and(|max_gap| gap > micros(max_gap))
         {
             return Some(ClosedBy::Cut);
         }

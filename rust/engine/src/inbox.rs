@@ -40,20 +40,15 @@
 
 use std::marker::PhantomData;
 use std::ptr;
-use std::sync::Mutex;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::{Arc, Mutex};
 
+// `Arc` is std's under loom too, so that the rest of the crate need not care; the models track what
+// it holds.
 #[cfg(loom)]
 use loom::sync::atomic::AtomicPtr;
 #[cfg(not(loom))]
 use std::sync::atomic::AtomicPtr;
-
-/// The `Arc` that holds an [`Inbox`]: loom's under `cfg(loom)`, where leaks are found, else std's.
-#[cfg(loom)]
-pub use loom::sync::Arc;
-/// The `Arc` that holds an [`Inbox`]: loom's under `cfg(loom)`, where leaks are found, else std's.
-#[cfg(not(loom))]
-pub use std::sync::Arc;
 
 /// What producers pushed for one group and the owner has not drained.
 ///

@@ -4,6 +4,8 @@
 //! its own; memory is resident memory with the allocator's slack, read from /proc (Linux only). Times
 //! are processor seconds of the best of several rounds, since other work may run beside it.
 
+#![allow(clippy::print_stdout)] // its whole purpose
+
 use std::collections::BinaryHeap;
 use std::hint::black_box;
 use std::num::NonZeroU64;

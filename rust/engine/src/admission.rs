@@ -304,6 +304,11 @@ impl<P> Intake<P> {
         self.names.all()
     }
 
+    /// Every group's inbox, in no particular order.
+    pub(crate) fn all(&self) -> Vec<Arc<GroupInbox<P>>> {
+        self.names.all()
+    }
+
     pub(crate) fn observe(&self, on: bool) {
         self.observed.store(on, Ordering::Relaxed);
     }

@@ -2,9 +2,11 @@
 //!
 //! Every verb drains the inboxes first, so that it finds what was pushed before it (rule T1).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::Time;
+use crate::admission::{Arrival, GroupInbox};
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
 use crate::group::GroupId;
@@ -72,10 +74,12 @@ impl<P> Engine<P> {
 
     /// Ends all that waits in a group, or in all, as `cleared` (rule C2). Returns how many messages.
     pub fn clear(&mut self, now: Time, group: Option<&str>, out: &mut Outbox<P>) -> u64 {
-        self.catch_up(now, out);
         match group {
-            None => self.end_all_waiting(End::Cleared, "cleared", out),
-            Some(name) => match self.known(name) {
+            None => {
+                self.catch_up(now, out);
+                self.end_all_waiting(End::Cleared, "cleared", out)
+            }
+            Some(name) => match self.catch_up_with(now, name, out) {
                 Some(id) => self.end_waiting(id, End::Cleared, "cleared", out),
                 None => 0,
             },
@@ -90,8 +94,7 @@ impl<P> Engine<P> {
         sender: Option<&str>,
         out: &mut Outbox<P>,
     ) -> u64 {
-        self.catch_up(now, out);
-        let Some(group) = self.known(group) else {
+        let Some(group) = self.catch_up_with(now, group, out) else {
             return 0;
         };
         let asked_for = match sender {
@@ -113,11 +116,7 @@ impl<P> Engine<P> {
         self.closing = true;
         // Pushes that raced with the closing are in the inboxes, which take no more from here on.
         for inbox in self.intake.close() {
-            let mut arrivals = inbox.close().peekable();
-            if arrivals.peek().is_some() {
-                let group = self.group_of(&inbox);
-                arrivals.for_each(|arrival| self.arrive(group, arrival, out));
-            }
+            self.take_in(&inbox, inbox.close(), out);
         }
         let lanes: Vec<_> = self.lanes.iter().map(|(id, _)| id).collect();
         self.flush_lanes(&lanes, ClosedBy::Drain, out);
@@ -161,6 +160,9 @@ impl<P> Engine<P> {
     }
 
     fn end_all_waiting(&mut self, end: End, reason: &'static str, out: &mut Outbox<P>) -> u64 {
+        for inbox in self.intake.all() {
+            self.take_in(&inbox, inbox.drain(), out);
+        }
         let groups: Vec<_> = self.groups.iter().map(|(id, _)| id).collect();
         groups
             .into_iter()
@@ -232,6 +234,36 @@ impl<P> Engine<P> {
 
 /// Finding one's way.
 impl<P> Engine<P> {
+    /// Brings everything up to `now` for a verb about one group, if that group has been met.
+    ///
+    /// Its inbox is looked into even when it is not on the ready list: a second producer's push can
+    /// be in it while the first has yet to put it on the list.
+    pub(crate) fn catch_up_with(
+        &mut self,
+        now: Time,
+        group: &str,
+        out: &mut Outbox<P>,
+    ) -> Option<GroupId> {
+        self.catch_up(now, out);
+        let inbox = self.intake.find(group)?;
+        self.take_in(&inbox, inbox.drain(), out);
+        self.look_at_lanes(out);
+        inbox.group().group_id()
+    }
+
+    fn take_in(
+        &mut self,
+        inbox: &Arc<GroupInbox<P>>,
+        arrivals: impl Iterator<Item = Arrival<P>>,
+        out: &mut Outbox<P>,
+    ) {
+        let mut arrivals = arrivals.peekable();
+        if arrivals.peek().is_some() {
+            let group = self.group_of(inbox);
+            arrivals.for_each(|arrival| self.arrive(group, arrival, out));
+        }
+    }
+
     /// A group that has been met, by name.
     pub(crate) fn known(&self, group: &str) -> Option<GroupId> {
         self.intake.find(group)?.group().group_id()

@@ -200,29 +200,42 @@ impl<T, G> Ready<T, G> {
         Ok(off_list && self.enlist(inbox))
     }
 
-    /// Owner only: the inboxes that became ready, in that order. Marks the owner awake.
+    /// Owner only: the inboxes that became ready, in that order.
+    ///
+    /// Taking something marks the owner awake; whoever put it there was told to wake it. Finding
+    /// nothing changes nothing: an owner that only looks in while it sleeps goes on sleeping, or the
+    /// next push would wake nobody.
     pub fn take(&self) -> ReadyInboxes<T, G> {
+        // Relaxed: nothing is read through it, and a push that happened before is seen all the same.
+        let head = self.head.load(Relaxed);
+        if head.is_null() || head == Inbox::IDLE {
+            return ReadyInboxes::reversed(ptr::null_mut());
+        }
         // Acquire: the producers' writes to `next_ready`. Nothing to release: `next_ready` goes back
         // to the producers through `Inbox::head`.
         ReadyInboxes::reversed(self.head.swap(ptr::null_mut(), Acquire))
     }
 
-    /// Owner only: goes to sleep unless something is ready; `false` means take again.
+    /// Owner only: goes to sleep, or on sleeping, unless something is ready; `false` means take again.
     pub fn idle(&self) -> bool {
         #[cfg(loom)]
         if self.loses_wake_ups {
             return self.idle_in_two_steps();
         }
+        let head = self.head.load(Relaxed);
         // Release: who wakes the owner sees what it did before it slept. Relaxed on failure: what is
         // ready is read through `take`.
-        self.head
-            .compare_exchange(ptr::null_mut(), Inbox::IDLE, Release, Relaxed)
-            .map_or_else(|head| head == Inbox::IDLE, |_| true)
+        (head.is_null() || head == Inbox::IDLE)
+            && self
+                .head
+                .compare_exchange(head, Inbox::IDLE, Release, Relaxed)
+                .is_ok()
     }
 
     #[cfg(loom)]
     fn idle_in_two_steps(&self) -> bool {
-        let nothing = self.head.load(Acquire).is_null();
+        let head = self.head.load(Acquire);
+        let nothing = head.is_null() || head == Inbox::IDLE;
         if nothing {
             self.head.store(Inbox::IDLE, Release);
         }

@@ -41,7 +41,7 @@ pub enum MessageName {
 impl<P> Engine<P> {
     /// How a group is; none when it is not known, or forgotten.
     pub fn status(&mut self, now: Time, group: &str, out: &mut Outbox<P>) -> Option<Status> {
-        self.catch_up(now, out);
+        self.catch_up_with(now, group, out);
         self.forget_all_idle(out);
         let id = self.known(group)?;
         let group = &self.groups[id];
@@ -89,8 +89,7 @@ impl<P> Engine<P> {
 
     /// Whether a message waits, runs or retries.
     pub fn contains(&mut self, now: Time, group: &str, id: &str, out: &mut Outbox<P>) -> bool {
-        self.catch_up(now, out);
-        let Some(group) = self.known(group) else {
+        let Some(group) = self.catch_up_with(now, group, out) else {
             return false;
         };
         let given = self.groups[group]
@@ -114,7 +113,8 @@ impl<P> Engine<P> {
     /// Whether nothing waits and nothing runs (rule C7).
     pub fn idle(&mut self, now: Time, out: &mut Outbox<P>) -> bool {
         self.catch_up(now, out);
-        self.messages.len() == 0
+        // What is accepted counts, also while its producer has yet to put the inbox on the list.
+        self.messages.len() == 0 && self.intake.depth() == 0
     }
 
     /// Whether nothing runs and what waits is held by nothing but a pause. Ask after a poll.

@@ -1,0 +1,198 @@
+//! What one may tell the queue to do (section C).
+
+use chinwag_engine::{End, LeaseLost, Options, Outcome, Refusal, Settings};
+
+use crate::world::{World, at, seconds};
+
+fn slow() -> Settings {
+    Settings {
+        quiet: seconds(5.0),
+        ..Settings::default()
+    }
+}
+
+#[test]
+fn a_pause_stops_starts_only() {
+    let mut world = World::new(slow());
+    world.push(0.0, "ann", "a");
+    assert!(
+        world
+            .engine
+            .pause(at(1.0), Some("room"), None, &mut world.out)
+    );
+    assert!(
+        !world
+            .engine
+            .pause(at(1.0), Some("room"), None, &mut world.out),
+        "it was paused"
+    );
+    world.push_to(0.5, "hall", "b");
+    world.push(6.0, "ann", "late");
+
+    assert_eq!(world.starts(7.0), [["b"]], "other groups go on");
+    assert!(world.engine.resume(at(8.0), Some("room"), &mut world.out));
+    assert!(!world.engine.resume(at(8.0), Some("room"), &mut world.out));
+    assert_eq!(
+        world.starts(8.0),
+        [["a", "late"]],
+        "what became due meanwhile starts at once"
+    );
+}
+
+#[test]
+fn a_pause_can_lift_itself() {
+    let mut world = World::new(Settings::default());
+    world
+        .engine
+        .pause(at(0.0), Some("room"), Some(seconds(3.0)), &mut world.out);
+    world
+        .engine
+        .pause(at(0.0), None, Some(seconds(2.0)), &mut world.out);
+    world.push(0.0, "ann", "a");
+    world.push_to(0.0, "hall", "b");
+
+    assert_eq!(world.wake_at(), Some(2.0));
+    assert_eq!(world.starts(2.0), [["b"]]);
+    assert_eq!(world.starts(3.0), [["a"]]);
+}
+
+#[test]
+fn a_group_and_the_queue_are_paused_separately() {
+    let mut world = World::new(Settings::default());
+    world
+        .engine
+        .pause(at(0.0), Some("room"), None, &mut world.out);
+    world.engine.pause(at(0.0), None, None, &mut world.out);
+    world.push(0.0, "ann", "a");
+    world.engine.resume(at(1.0), None, &mut world.out);
+    assert!(world.poll(1.0).is_empty());
+    world.engine.resume(at(2.0), Some("room"), &mut world.out);
+
+    assert_eq!(world.starts(2.0), [["a"]]);
+}
+
+#[test]
+fn clear_takes_what_waits_and_leaves_what_runs() {
+    let mut world = World::new(Settings::default());
+    world.push(0.0, "ann", "runs");
+    let call = world.poll(0.0).remove(0);
+    world.push(1.0, "ann", "waits");
+    world.push(1.0, "bob", "starts");
+    let other = world.poll(1.0).remove(0);
+    world.push(1.0, "bob", "in the inbox");
+    world.push_to(1.0, "hall", "elsewhere");
+
+    assert_eq!(world.engine.clear(at(2.0), Some("room"), &mut world.out), 2);
+    let mut cleared = world.ends();
+    cleared.sort_unstable_by_key(|end| end.0);
+    assert_eq!(
+        cleared,
+        [("in the inbox", End::Cleared), ("waits", End::Cleared)]
+    );
+    world.done(3.0, &call).expect("it ran");
+    world.done(3.0, &other).expect("it ran");
+    assert_eq!(world.starts(3.0), [["elsewhere"]]);
+}
+
+#[test]
+fn flush_makes_what_waits_due() {
+    let mut world = World::new(Settings {
+        min_batch: 5,
+        ..slow()
+    });
+    world.push(0.0, "ann", "a");
+    world.push(0.0, "bob", "b");
+
+    assert_eq!(
+        world
+            .engine
+            .flush(at(1.0), "room", Some("bob"), &mut world.out),
+        1
+    );
+    assert_eq!(world.starts(1.0), [["b"]]);
+    assert_eq!(world.engine.flush(at(2.0), "room", None, &mut world.out), 1);
+    assert_eq!(world.starts(2.0), [["a"]]);
+    assert_eq!(
+        world.engine.flush(at(2.0), "nowhere", None, &mut world.out),
+        0
+    );
+}
+
+#[test]
+fn closing_hands_over_what_waits_and_takes_nothing_more() {
+    let mut world = World::new(Settings {
+        min_batch: 5,
+        ..slow()
+    });
+    world.push(0.0, "ann", "a");
+    world
+        .engine
+        .pause(at(0.0), Some("hall"), None, &mut world.out);
+    world.push_to(0.0, "hall", "held");
+    world.engine.close(at(1.0), &mut world.out);
+
+    assert_eq!(
+        world.push_with(1.0, "room", "ann", "late", Options::default()),
+        Err((Refusal::Closed, 0))
+    );
+    let call = world.poll(1.0).remove(0);
+    assert_eq!(
+        (call.words.as_slice(), call.closed_by),
+        (["a"].as_slice(), "drain")
+    );
+    assert!(!world.engine.stuck());
+    world.done(2.0, &call).expect("it ran");
+    world.ends();
+    assert!(
+        world.poll(2.0).is_empty() && world.engine.stuck(),
+        "only a pause holds the rest"
+    );
+    world.engine.abandon(at(3.0), &mut world.out);
+    assert_eq!(world.ends(), [("held", End::Abandoned)]);
+    assert!(world.engine.idle(at(3.0), &mut world.out));
+}
+
+#[test]
+fn a_fenced_call_changes_nothing_any_more() {
+    let mut world = World::new(Settings::default());
+    world.push(0.0, "ann", "a");
+    let call = world.poll(0.0).remove(0);
+    world
+        .engine
+        .abandon_call(at(1.0), call.lease, &mut world.out)
+        .expect("it ran");
+    world.push(1.0, "ann", "b");
+    world.poll(1.0);
+
+    assert_eq!(world.done(2.0, &call), Err(LeaseLost));
+    assert_eq!(
+        world
+            .engine
+            .settle(at(2.0), call.lease, Outcome::Done, &mut world.out),
+        Err(LeaseLost)
+    );
+    assert_eq!(world.ends(), [("a", End::Abandoned)]);
+}
+
+#[test]
+fn a_message_is_in_the_queue_until_it_ends() {
+    let mut world = World::new(Settings::default());
+    let named = Options {
+        id: Some("m1".into()),
+        ..Options::default()
+    };
+    world
+        .push_with(0.0, "room", "ann", "a", named)
+        .expect("accepted");
+    let automatic = world.push(0.0, "bob", "b").seq.automatic_id();
+    let there =
+        |world: &mut World, id: &str| world.engine.contains(at(1.0), "room", id, &mut world.out);
+    assert!(there(&mut world, "m1") && there(&mut world, &automatic));
+    let calls = world.poll(0.0);
+    assert!(there(&mut world, "m1") && there(&mut world, &automatic));
+    for call in &calls {
+        world.done(1.0, call).expect("it ran");
+    }
+
+    assert!(!there(&mut world, "m1") && !there(&mut world, &automatic));
+}

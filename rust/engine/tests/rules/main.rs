@@ -1,0 +1,9 @@
+//! The rules of the queue, one by one: time is a number that the test moves.
+
+mod admission;
+mod control;
+mod forget;
+mod order;
+mod time;
+mod window;
+mod world;

@@ -314,11 +314,7 @@ impl<P> Intake<P> {
     }
 
     pub(crate) fn take_refusals(&self) -> Vec<Event> {
-        if self.observed.load(Ordering::Relaxed) {
-            std::mem::take(&mut lock(&self.refusals))
-        } else {
-            Vec::new()
-        }
+        std::mem::take(&mut lock(&self.refusals))
     }
 
     pub(crate) fn refused(&self) -> [u64; 4] {

@@ -29,7 +29,9 @@ impl<P> Engine<P> {
                 self.arrive(group, arrival, out);
             }
         }
-        out.events.extend(self.intake.take_refusals());
+        if self.observed {
+            out.events.extend(self.intake.take_refusals());
+        }
     }
 
     /// The same, but keeps in `late` what has arrived only now.
@@ -206,6 +208,9 @@ impl<P> Engine<P> {
 
     /// Timers of the lanes that have changed: what is due competes, what is not gets its deadline.
     pub(crate) fn look_at_lanes(&mut self, out: &mut Outbox<P>) {
+        if self.touched.is_empty() {
+            return;
+        }
         let mut touched = std::mem::take(&mut self.touched);
         for id in touched.drain(..) {
             // A lane that has gone meanwhile, or whose slot serves another that was looked at.

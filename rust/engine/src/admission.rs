@@ -56,7 +56,7 @@ pub struct Refused<P> {
     pub payload: P,
     /// Why.
     pub reason: Refusal,
-    /// Messages waiting in the group; in all for [`Refusal::Full`].
+    /// Messages waiting in the group; in all for [`Refusal::Full`] and [`Refusal::Closed`].
     pub depth: u64,
 }
 
@@ -78,13 +78,16 @@ pub struct Intake<P> {
     names: Names<P>,
     pub(crate) ready: Ready<Arrival<P>, Shared>,
     closed: AtomicBool,
+    /// As many as were accepted, but for those in `void`.
     next_seq: AtomicU64,
-    /// Accepted and not yet started, all groups.
-    waiting: AtomicU64,
+    /// Numbers that no message bears, since its push came to nothing after all.
+    void: AtomicU64,
+    /// Messages that wait no longer. Only the owner writes it, so it needs no atomic addition.
+    started: AtomicU64,
     refused: [AtomicU64; 4],
     observed: AtomicBool,
     refusals: Mutex<Vec<Event>>,
-    capacity: u64,
+    capacity: Option<u64>,
     capacity_per_group: u32,
     dedup: Duration,
 }
@@ -103,11 +106,20 @@ pub(crate) struct Arrival<P> {
 /// What producers and the owner both know of a group.
 pub(crate) struct Shared {
     pub(crate) name: CompactString,
-    /// Accepted and not yet started.
-    waiting: AtomicU32,
+    /// Messages ever accepted, modulo 2^32.
+    accepted: AtomicU32,
+    /// Those of them that wait no longer, likewise. Only the owner writes it.
+    started: AtomicU32,
     /// The owner's number for the group, 0 before it has one. Only the owner looks at it.
     slot: AtomicU32,
     ids: Mutex<Option<Box<Ids>>>,
+}
+
+/// Why a push did not get in.
+enum NotAdmitted<P> {
+    Refused(Arrival<P>, Refusal, u64),
+    /// Its group is being forgotten.
+    Forgotten(Arrival<P>),
 }
 
 pub(crate) type GroupInbox<P> = Inbox<Arrival<P>, Shared>;
@@ -119,11 +131,12 @@ impl<P> Intake<P> {
             ready: Ready::new(),
             closed: AtomicBool::new(false),
             next_seq: AtomicU64::new(0),
-            waiting: AtomicU64::new(0),
+            void: AtomicU64::new(0),
+            started: AtomicU64::new(0),
             refused: Default::default(),
             observed: AtomicBool::new(false),
             refusals: Mutex::new(Vec::new()),
-            capacity: settings.capacity.map_or(u64::MAX, u64::from),
+            capacity: settings.capacity.map(u64::from),
             capacity_per_group: settings.capacity_per_group.unwrap_or(u32::MAX),
             dedup: settings.dedup,
         }
@@ -170,27 +183,29 @@ impl<P> Intake<P> {
             standalone,
         };
         loop {
-            let Some(inbox) = self.names.open(group, &self.closed) else {
-                return Err(self.refuse(group, arrival, Refusal::Closed, 0));
-            };
-            match self.admit(&inbox, arrival) {
-                Ok(accepted) => return Ok(accepted),
-                Err((back, Some(reason))) => {
-                    let depth = match reason {
-                        Refusal::Full => self.depth(),
-                        _ => u64::from(inbox.group().waiting.load(Ordering::Relaxed)),
-                    };
-                    return Err(self.refuse(group, back, reason, depth));
+            let admitted = self
+                .names
+                .with(group, &self.closed, arrival, |inbox, arrival| {
+                    self.admit(inbox, arrival)
+                });
+            match admitted {
+                Err(arrival) => {
+                    return Err(self.refuse(group, arrival, Refusal::Closed, self.depth()));
+                }
+                Ok(Ok(accepted)) => return Ok(accepted),
+                Ok(Err(NotAdmitted::Refused(arrival, reason, depth))) => {
+                    return Err(self.refuse(group, arrival, reason, depth));
                 }
                 // The idle group was forgotten under our hands: meet it anew.
-                Err((back, None)) => arrival = back,
+                Ok(Err(NotAdmitted::Forgotten(back))) => arrival = back,
             }
         }
     }
 
     /// Messages accepted and not yet started, in all groups.
     pub fn depth(&self) -> u64 {
-        self.waiting.load(Ordering::Relaxed)
+        let gone = self.started.load(Ordering::Relaxed) + self.void.load(Ordering::Relaxed);
+        self.next_seq.load(Ordering::Relaxed).saturating_sub(gone)
     }
 
     /// Whether pushes are refused for good.
@@ -199,12 +214,11 @@ impl<P> Intake<P> {
     }
 
     /// Ids before capacity (A1); nothing is kept of a push that fails on the way.
-    #[allow(clippy::type_complexity)]
     fn admit(
         &self,
         inbox: &Arc<GroupInbox<P>>,
         mut arrival: Arrival<P>,
-    ) -> Result<Accepted, (Arrival<P>, Option<Refusal>)> {
+    ) -> Result<Accepted, NotAdmitted<P>> {
         let group = inbox.group();
         let id = arrival.extra.as_ref().and_then(|extra| extra.id.clone());
         // Held to the end: an id must not be seen accepted before its message is in the inbox.
@@ -214,12 +228,13 @@ impl<P> Intake<P> {
                 .as_ref()
                 .is_some_and(|ids| ids.is_duplicate(id, arrival.at, self.dedup))
         {
-            return Err((arrival, Some(Refusal::Duplicate)));
+            let depth = u64::from(group.waiting());
+            return Err(NotAdmitted::Refused(arrival, Refusal::Duplicate, depth));
         }
-        if let Err(reason) = self.reserve(group) {
-            return Err((arrival, Some(reason)));
-        }
-        let seq = Seq(self.next_seq.fetch_add(1, Ordering::Relaxed));
+        let seq = match self.reserve(group) {
+            Ok(seq) => seq,
+            Err((reason, depth)) => return Err(NotAdmitted::Refused(arrival, reason, depth)),
+        };
         arrival.seq = seq;
         if let (Some(ids), Some(id)) = (&mut ids, &id) {
             ids.get_or_insert_default().accept(id, seq, arrival.at);
@@ -230,31 +245,36 @@ impl<P> Intake<P> {
                 if let (Some(Some(ids)), Some(id)) = (ids.as_deref_mut(), &id) {
                     ids.forget(id);
                 }
-                self.release(group, 1);
-                Err((arrival, None))
+                group.accepted.fetch_sub(1, Ordering::Relaxed);
+                self.void.fetch_add(1, Ordering::Relaxed);
+                Err(NotAdmitted::Forgotten(arrival))
             }
         }
     }
 
-    /// Adds first and looks then, so that racing pushes can only be refused early, never taken above
-    /// the limit (A5).
-    fn reserve(&self, group: &Shared) -> Result<(), Refusal> {
-        if group.waiting.fetch_add(1, Ordering::Relaxed) >= self.capacity_per_group {
-            group.waiting.fetch_sub(1, Ordering::Relaxed);
-            return Err(Refusal::GroupFull);
+    /// A place in the group and one in the whole queue, which is a number in the push order.
+    ///
+    /// The group's is taken first and given back when it was one too many, so that racing pushes can
+    /// only be refused early, never taken above the limit (A5).
+    fn reserve(&self, group: &Shared) -> Result<Seq, (Refusal, u64)> {
+        let before = group.accepted.fetch_add(1, Ordering::Relaxed);
+        let waiting = before.wrapping_sub(group.started.load(Ordering::Relaxed));
+        if waiting >= self.capacity_per_group {
+            group.accepted.fetch_sub(1, Ordering::Relaxed);
+            return Err((Refusal::GroupFull, u64::from(waiting)));
         }
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.capacity {
-            self.release(group, 1);
-            return Err(Refusal::Full);
-        }
-        Ok(())
-    }
-
-    /// Gives back the places of messages that started or ended.
-    pub(crate) fn release(&self, group: &Shared, messages: u32) {
-        group.waiting.fetch_sub(messages, Ordering::Relaxed);
-        self.waiting
-            .fetch_sub(u64::from(messages), Ordering::Relaxed);
+        let Some(capacity) = self.capacity else {
+            return Ok(Seq(self.next_seq.fetch_add(1, Ordering::Relaxed)));
+        };
+        let place = self
+            .next_seq
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seq| {
+                (self.depth() < capacity).then_some(seq + 1)
+            });
+        place.map(Seq).map_err(|_| {
+            group.accepted.fetch_sub(1, Ordering::Relaxed);
+            (Refusal::Full, self.depth())
+        })
     }
 
     fn refuse(&self, group: &str, arrival: Arrival<P>, reason: Refusal, depth: u64) -> Refused<P> {
@@ -287,6 +307,14 @@ impl<P> Intake<P> {
 
     pub(crate) fn find(&self, group: &str) -> Option<Arc<GroupInbox<P>>> {
         self.names.find(group)
+    }
+
+    /// Messages of a group have started, or ended before they did: their places are free.
+    pub(crate) fn release(&self, group: &Shared, messages: u32) {
+        let started = group.started.load(Ordering::Relaxed).wrapping_add(messages);
+        group.started.store(started, Ordering::Relaxed);
+        let started = self.started.load(Ordering::Relaxed) + u64::from(messages);
+        self.started.store(started, Ordering::Relaxed);
     }
 
     /// Forgets a group, unless something has just come in.
@@ -326,7 +354,8 @@ impl Shared {
     fn new(name: &str) -> Self {
         Self {
             name: name.into(),
-            waiting: AtomicU32::new(0),
+            accepted: AtomicU32::new(0),
+            started: AtomicU32::new(0),
             slot: AtomicU32::new(0),
             ids: Mutex::new(None),
         }
@@ -336,8 +365,10 @@ impl Shared {
         lock(&self.ids)
     }
 
+    /// Accepted and not yet started.
     pub(crate) fn waiting(&self) -> u32 {
-        self.waiting.load(Ordering::Relaxed)
+        let started = self.started.load(Ordering::Relaxed);
+        self.accepted.load(Ordering::Relaxed).wrapping_sub(started)
     }
 
     pub(crate) fn group_id(&self) -> Option<GroupId> {
@@ -372,29 +403,43 @@ impl<P> Names<P> {
     }
 
     fn open(&self, name: &str, closed: &AtomicBool) -> Option<Arc<GroupInbox<P>>> {
+        self.with(name, closed, (), |inbox, ()| inbox.clone()).ok()
+    }
+
+    /// Does something with a group's inbox, made if need be, and a thing that comes back if the
+    /// queue is closed. The shard is held meanwhile, which spares a pair of atomic operations.
+    fn with<T, R>(
+        &self,
+        name: &str,
+        closed: &AtomicBool,
+        thing: T,
+        use_it: impl FnOnce(&Arc<GroupInbox<P>>, T) -> R,
+    ) -> Result<R, T> {
         if closed.load(Ordering::Acquire) {
-            return None;
-        }
-        if let Some(inbox) = self.find(name)
-            && !inbox.is_closed()
-        {
-            return Some(inbox);
+            return Err(thing);
         }
         let (hash, shard) = self.place(name);
+        let same = |inbox: &Arc<GroupInbox<P>>| inbox.group().name == name;
+        {
+            let table = shard.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(inbox) = table.find(hash, same).filter(|inbox| !inbox.is_closed()) {
+                return Ok(use_it(inbox, thing));
+            }
+        }
         let mut table = shard.write().unwrap_or_else(PoisonError::into_inner);
         // Asked again under the lock that `all` takes: no inbox comes into being unseen by it.
         if closed.load(Ordering::Acquire) {
-            return None;
+            return Err(thing);
         }
-        if let Some(inbox) = table.find_mut(hash, |inbox| inbox.group().name == name) {
+        if let Some(inbox) = table.find_mut(hash, same) {
             if inbox.is_closed() {
                 *inbox = Inbox::new(Shared::new(name));
             }
-            return Some(inbox.clone());
+            return Ok(use_it(inbox, thing));
         }
         let inbox = Inbox::new(Shared::new(name));
         table.insert_unique(hash, inbox.clone(), |inbox| self.hash(&inbox.group().name));
-        Some(inbox)
+        Ok(use_it(&inbox, thing))
     }
 
     fn remove(&self, inbox: &Arc<GroupInbox<P>>) {

@@ -107,7 +107,7 @@ impl<P> Engine<P> {
     /// Joins the lane's last window, or cuts it and opens the next (rule W2).
     fn place(&mut self, lane: LaneId, id: MessageId, at: Time, out: &mut Outbox<P>) {
         // What came due before this arrival is due for good, though nobody has looked since.
-        self.close_if_due(lane, at, Instant::Before, out);
+        self.close_if_overdue(lane, at, out);
         let Self {
             settings,
             messages,
@@ -165,18 +165,13 @@ impl<P> Engine<P> {
         }
     }
 
-    /// Makes a lane's last window due if its time has come.
-    fn close_if_due(&mut self, lane: LaneId, now: Time, instant: Instant, out: &mut Outbox<P>) {
-        let Some(window) = self.lanes[lane].window() else {
-            return;
-        };
-        let (at, by) = window.due_at(&self.settings);
-        let due = match instant {
-            Instant::Before => at < now,
-            Instant::Upto => at <= now && at != Time::NEVER,
-        };
-        if due {
-            self.close_window(lane, by, out);
+    /// Makes a lane's last window due if its time came before `now`.
+    fn close_if_overdue(&mut self, lane: LaneId, now: Time, out: &mut Outbox<P>) {
+        if let Some(window) = self.lanes[lane].window() {
+            let (at, by) = window.due_at(&self.settings);
+            if at < now {
+                self.close_window(lane, by, out);
+            }
         }
     }
 
@@ -214,15 +209,18 @@ impl<P> Engine<P> {
         let mut touched = std::mem::take(&mut self.touched);
         for id in touched.drain(..) {
             // A lane that has gone meanwhile, or whose slot serves another that was looked at.
-            if !self.lanes.get(id).is_some_and(|lane| lane.touched) {
+            let Some(lane) = self.lanes.get_mut(id).filter(|lane| lane.touched) else {
                 continue;
+            };
+            lane.touched = false;
+            let due = lane.window().map(|window| window.due_at(&self.settings));
+            let (due_at, by) = due.unwrap_or((Time::NEVER, ClosedBy::Quiet));
+            if due_at <= self.now {
+                self.close_window(id, by, out);
+                self.window_timers.set(id, Time::NEVER);
+            } else {
+                self.window_timers.set(id, due_at);
             }
-            self.lanes[id].touched = false;
-            self.close_if_due(id, self.now, Instant::Upto, out);
-            let due_at = self.lanes[id]
-                .window()
-                .map_or(Time::NEVER, |window| window.due_at(&self.settings).0);
-            self.window_timers.set(id, due_at);
             self.review_lane(id, HeldUp::No);
         }
         self.touched = touched;
@@ -242,7 +240,7 @@ impl<P> Engine<P> {
     /// The call of a lane has ended and something waits in it.
     pub(crate) fn end_lane_call(&mut self, id: LaneId, out: &mut Outbox<P>) {
         // Windows due before this instant are due; those due at it may still grow (rule T1).
-        self.close_if_due(id, self.now, Instant::Before, out);
+        self.close_if_overdue(id, self.now, out);
         if let Some(window) = self.lanes[id].window_mut()
             && window.call_ended(self.now, &self.settings)
         {
@@ -281,13 +279,13 @@ impl<P> Engine<P> {
         if let Some(lane) = self.senders[sender].lane {
             return lane;
         }
-        let id = self.lanes.insert(Lane::new(group, sender));
-        self.senders[sender].lane = Some(id);
         let activity = match self.groups[group].activity {
             Some(activity) => activity,
             None => self.activities.insert(Activity::default()),
         };
         self.groups[group].activity = Some(activity);
+        let id = self.lanes.insert(Lane::new(group, activity, sender));
+        self.senders[sender].lane = Some(id);
         let next = self.activities[activity].lanes.replace(id);
         self.lanes[id].next = next;
         if let Some(next) = next {
@@ -301,15 +299,13 @@ impl<P> Engine<P> {
         self.window_timers.set(id, Time::NEVER);
         let Lane {
             group,
+            activity,
             sender,
             previous,
             next,
             ..
         } = self.lanes.remove(id);
         self.senders[sender].lane = None;
-        let activity = self.groups[group]
-            .activity
-            .expect("a lane makes its group active");
         match previous {
             Some(previous) => self.lanes[previous].next = next,
             None => self.activities[activity].lanes = next,
@@ -322,13 +318,4 @@ impl<P> Engine<P> {
             self.groups[group].activity = None;
         }
     }
-}
-
-/// Which side of an instant its own timers are on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Instant {
-    /// They have not gone off yet.
-    Before,
-    /// They go off.
-    Upto,
 }

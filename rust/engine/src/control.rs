@@ -203,9 +203,7 @@ impl<P> Engine<P> {
         let first = lane.take_all();
         if std::mem::take(&mut lane.able) {
             self.leave_lane(id);
-            let activity = self.groups[group]
-                .activity
-                .expect("a lane makes its group active");
+            let activity = self.lanes[id].activity;
             self.activities[activity].competitors -= u32::from(running == 0);
         }
         self.window_timers.set(id, Time::NEVER);

@@ -6,7 +6,7 @@ use compact_str::CompactString;
 
 use crate::admission::GroupInbox;
 use crate::engine::Engine;
-use crate::lane::LaneId;
+use crate::lane::{Lane, LaneId};
 use crate::order::{Claim, Contest, HeldUp, NowServed, Points};
 use crate::sender::SenderId;
 use crate::slab::{Slab, keys};
@@ -95,44 +95,40 @@ impl<P> Engine<P> {
     /// A lane has its oldest window due and may start it.
     pub(crate) fn enable_lane(&mut self, id: LaneId, held_up: HeldUp) {
         let lane = &mut self.lanes[id];
-        let group = &self.groups[lane.group];
         let sender = &mut self.senders[lane.sender];
-        sender.standing = group.served.welcome(sender.standing, held_up);
+        sender.standing = self.groups[lane.group]
+            .served
+            .welcome(sender.standing, held_up);
         lane.able = true;
-        let activity = &mut self.activities[group.activity.expect("a lane makes its group active")];
-        if lane.running == 0 {
-            activity.competitors += 1;
-        }
+        self.activities[lane.activity].competitors += u32::from(lane.running == 0);
         self.enter_lane(id);
     }
 
     /// A lane's claim has changed, or is new.
     pub(crate) fn enter_lane(&mut self, id: LaneId) {
-        let claim = self.lane_claim(id);
         let stamp = self.new_stamp();
         let lane = &mut self.lanes[id];
+        let head = &self.messages[lane.head().expect("an able lane has something due")];
+        let behind = self.senders[lane.sender].standing;
         lane.stamp = stamp;
-        let activity = self.groups[lane.group]
-            .activity
-            .expect("a lane makes its group active");
-        let activity = &mut self.activities[activity];
+        lane.claim = Claim {
+            behind,
+            at: head.at,
+            since: head.seq(),
+        };
+        let activity = &mut self.activities[lane.activity];
         activity.able += 1;
         if activity.able == 1 {
             activity.only = Some(id);
             return;
         }
-        let only = activity.only.take();
-        let other = only.map(|other| (self.lane_claim(other), other, self.lanes[other].stamp));
-        let activity = self.groups[self.lanes[id].group]
-            .activity
-            .expect("as above");
-        let many = self.activities[activity]
+        let many = activity
             .many
             .get_or_insert_with(|| Box::new(Contest::new()));
-        if let Some((claim, other, stamp)) = other {
-            many.enter(claim, other, stamp);
+        for id in activity.only.take().into_iter().chain([id]) {
+            let lane = &self.lanes[id];
+            many.enter(lane.claim, id, lane.stamp);
         }
-        many.enter(claim, id, stamp);
     }
 
     /// A lane's entry no longer counts.
@@ -140,37 +136,28 @@ impl<P> Engine<P> {
         let stamp = self.new_stamp();
         let lane = &mut self.lanes[id];
         lane.stamp = stamp;
-        let activity = self.groups[lane.group]
-            .activity
-            .expect("a lane makes its group active");
         let Activity {
             able, only, many, ..
-        } = &mut self.activities[activity];
+        } = &mut self.activities[lane.activity];
         *able -= 1;
-        if *only == Some(id) {
-            *only = None;
-        }
-        if let Some(many) = many {
-            if *able == 0 {
-                many.clear();
-            } else {
-                let lanes = &self.lanes;
-                many.tidy(*able as usize, |lane, stamp| {
-                    lanes.get(lane).is_some_and(|l| l.able && l.stamp == stamp)
-                });
-            }
+        only.take_if(|only| *only == id);
+        match many {
+            Some(many) if *able == 0 => many.clear(),
+            Some(many) => many.tidy(*able as usize, |id, stamp| {
+                is_entered(&self.lanes, id, stamp)
+            }),
+            None => {}
         }
     }
 
     /// The lane of a group that goes first.
-    pub(crate) fn best_lane(&mut self, id: GroupId) -> Option<LaneId> {
-        let Activity { only, many, .. } = &mut self.activities[self.groups[id].activity?];
+    fn best_lane(&mut self, activity: ActivityId) -> Option<LaneId> {
+        let Activity { only, many, .. } = &mut self.activities[activity];
         if only.is_some() {
             return *only;
         }
-        let lanes = &self.lanes;
         many.as_mut()?
-            .best(|lane, stamp| lanes.get(lane).is_some_and(|l| l.able && l.stamp == stamp))
+            .best(|id, stamp| is_entered(&self.lanes, id, stamp))
     }
 
     /// A number that no entry bears: lanes and groups come and go, and so do their slots.
@@ -179,53 +166,63 @@ impl<P> Engine<P> {
         self.stamp
     }
 
-    fn lane_claim(&self, id: LaneId) -> Claim {
-        let lane = &self.lanes[id];
-        let head = &self.messages[lane.head().expect("an able lane has something due")];
-        Claim {
-            behind: self.senders[lane.sender].standing,
-            at: head.at,
-            since: head.seq(),
-        }
-    }
-
     /// Brings a group's place in the contest between groups up to date after a lane of it has
     /// become able or unable.
     pub(crate) fn offer_group(&mut self, id: GroupId, held_up: HeldUp) {
         let Some(key) = self.groups[id].activity else {
             return;
         };
-        let best = if self.may_compete(id) {
-            self.best_lane(id)
-        } else {
-            None
-        };
+        let best = self.best_offer(id, key);
         let activity = &mut self.activities[key];
-        let running = activity.running > 0;
+        let alone = u32::from(activity.running == 0);
         let offered = std::mem::replace(&mut activity.offered, best);
-        if best == offered {
-            return;
+        match (offered, best) {
+            (None, Some(_)) => {
+                let group = &mut self.groups[id];
+                group.standing = self.served.welcome(group.standing, held_up);
+                self.competitors += alone;
+            }
+            (Some(_), None) => self.competitors -= alone,
+            _ => {}
         }
-        let Some(best) = best else {
-            self.competitors -= u32::from(!running);
+        if best != offered {
+            self.enter_group(id, key);
+        }
+    }
+
+    /// The group has started its offer, which therefore no longer counts.
+    pub(crate) fn offer_anew(&mut self, id: GroupId, key: ActivityId) {
+        self.activities[key].offered = self.best_offer(id, key);
+        self.enter_group(id, key);
+    }
+
+    fn best_offer(&mut self, id: GroupId, key: ActivityId) -> Option<LaneId> {
+        let full = self.activities[key].running >= self.settings.max_concurrent_per_group;
+        if full || self.groups[id].paused {
+            None
+        } else {
+            self.best_lane(key)
+        }
+    }
+
+    /// Puts forward what the group offers, if anything.
+    fn enter_group(&mut self, id: GroupId, key: ActivityId) {
+        let Some(offered) = self.activities[key].offered else {
             return;
         };
-        let head = self.lanes[best]
-            .head()
-            .expect("an able lane has something due");
         let stamp = self.new_stamp();
         self.activities[key].stamp = stamp;
-        let group = &mut self.groups[id];
-        if offered.is_none() {
-            group.standing = self.served.welcome(group.standing, held_up);
-            self.competitors += u32::from(!running);
-        }
-        let claim = Claim {
-            behind: group.standing,
-            at: self.messages[head].at,
-            since: group.first,
-        };
-        self.contest.enter(claim, id, stamp);
+        let group = &self.groups[id];
+        let at = self.lanes[offered].claim.at;
+        self.contest.enter(
+            Claim {
+                behind: group.standing,
+                at,
+                since: group.first,
+            },
+            id,
+            stamp,
+        );
         let Self {
             groups,
             activities,
@@ -237,51 +234,27 @@ impl<P> Engine<P> {
         });
     }
 
-    /// The group has started its offer, which therefore no longer counts.
-    pub(crate) fn offer_anew(&mut self, id: GroupId) {
-        let Some(key) = self.groups[id].activity else {
-            return;
-        };
-        let best = if self.may_compete(id) {
-            self.best_lane(id)
-        } else {
-            None
-        };
-        self.activities[key].offered = best;
-        let Some(best) = best else { return };
-        let head = self.lanes[best]
-            .head()
-            .expect("an able lane has something due");
-        let stamp = self.new_stamp();
-        self.activities[key].stamp = stamp;
-        let group = &self.groups[id];
-        let claim = Claim {
-            behind: group.standing,
-            at: self.messages[head].at,
-            since: group.first,
-        };
-        self.contest.enter(claim, id, stamp);
-    }
-
-    /// The group that goes first.
-    pub(crate) fn best_group(&mut self) -> Option<GroupId> {
+    /// The group that goes first, and its lane that does.
+    pub(crate) fn best(&mut self) -> Option<(GroupId, ActivityId, LaneId)> {
         let Self {
             groups,
             activities,
             contest,
             ..
         } = self;
-        contest.best(|id, stamp| is_current(groups, activities, id, stamp))
+        let id = contest.best(|id, stamp| is_current(groups, activities, id, stamp))?;
+        let activity = groups[id].activity.expect("an able group is active");
+        let lane = activities[activity]
+            .offered
+            .expect("an able group offers a lane");
+        Some((id, activity, lane))
     }
+}
 
-    fn may_compete(&self, id: GroupId) -> bool {
-        let group = &self.groups[id];
-        let cap = self.settings.max_concurrent_per_group;
-        !group.paused
-            && group
-                .activity
-                .is_some_and(|activity| self.activities[activity].running < cap)
-    }
+fn is_entered(lanes: &Slab<LaneId, Lane>, id: LaneId, stamp: u32) -> bool {
+    lanes
+        .get(id)
+        .is_some_and(|lane| lane.able && lane.stamp == stamp)
 }
 
 fn is_current<P>(

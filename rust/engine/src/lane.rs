@@ -1,7 +1,8 @@
 //! FIFO of one sender within one group, while something of them waits or runs.
 
-use crate::group::GroupId;
+use crate::group::{ActivityId, GroupId};
 use crate::message::{Flag, MessageId, Messages};
+use crate::order::Claim;
 use crate::sender::SenderId;
 use crate::slab::keys;
 use crate::window::{ClosedBy, Found, Window};
@@ -17,6 +18,7 @@ keys! {
 /// number may run; otherwise at most one call of a lane runs at a time.
 pub(crate) struct Lane {
     pub(crate) group: GroupId,
+    pub(crate) activity: ActivityId,
     pub(crate) sender: SenderId,
     /// Neighbours in the group's list of lanes.
     pub(crate) previous: Option<LaneId>,
@@ -31,6 +33,8 @@ pub(crate) struct Lane {
     pub(crate) running: u32,
     /// Names this lane's entry in its group's contest; another number makes an entry outdated.
     pub(crate) stamp: u32,
+    /// What it puts forward there while it is able.
+    pub(crate) claim: Claim,
     /// Competes for a start.
     pub(crate) able: bool,
     /// Is on the engine's list of lanes to look at.
@@ -38,9 +42,10 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    pub(crate) fn new(group: GroupId, sender: SenderId) -> Self {
+    pub(crate) fn new(group: GroupId, activity: ActivityId, sender: SenderId) -> Self {
         Self {
             group,
+            activity,
             sender,
             previous: None,
             next: None,
@@ -50,6 +55,7 @@ impl Lane {
             waiting: 0,
             running: 0,
             stamp: 0,
+            claim: Claim::default(),
             able: false,
             touched: false,
         }

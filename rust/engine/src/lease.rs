@@ -7,7 +7,7 @@ use compact_str::CompactString;
 use crate::admission::Shared;
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
-use crate::group::GroupId;
+use crate::group::{ActivityId, GroupId};
 use crate::lane::LaneId;
 use crate::ledger::End;
 use crate::message::{Flag, MessageId, Messages};
@@ -199,12 +199,9 @@ impl<P> Engine<P> {
         if self.paused.is_some() || full {
             return None;
         }
-        let group = self.best_group()?;
-        let lane = self
-            .best_lane(group)
-            .expect("an able group has an able lane");
+        let (group, activity, lane) = self.best()?;
         self.leave_lane(lane);
-        self.serve(group, lane);
+        self.serve(group, activity, lane);
         let lease = self.lease(group, lane, out);
         // Under `lanes="message"` what is left of the lane goes on competing.
         if self.settings.lanes == Lanes::Message && self.lanes[lane].head().is_some() {
@@ -212,18 +209,18 @@ impl<P> Engine<P> {
         } else {
             self.lanes[lane].able = false;
         }
-        self.offer_anew(group);
+        self.offer_anew(group, activity);
         Some(lease)
     }
 
     /// Charges a start at both levels (rule O5).
-    fn serve(&mut self, group: GroupId, lane: LaneId) {
+    fn serve(&mut self, group: GroupId, activity: ActivityId, lane: LaneId) {
         let sender = &mut self.senders[self.lanes[lane].sender];
         let group = &mut self.groups[group];
-        let activity = &self.activities[group.activity.expect("it has an able lane")];
+        let competitors = self.activities[activity].competitors;
         group
             .served
-            .advance(Points::CALL, activity.competitors, sender.standing);
+            .advance(Points::CALL, competitors, sender.standing);
         sender.standing = sender.standing.plus(Points::CALL);
         self.served
             .advance(Points::CALL, self.competitors, group.standing);
@@ -255,10 +252,11 @@ impl<P> Engine<P> {
         });
         let lease = LeaseId { slot, generation };
 
+        let activity = self.lanes[lane].activity;
         self.lanes[lane].running += 1;
+        self.activities[activity].running += 1;
         self.running += 1;
         let group = &self.groups[group];
-        self.activities[group.activity.expect("it has an able lane")].running += 1;
         self.intake.release(group.inbox.group(), messages);
         self.ledger.waiting -= u64::from(messages);
         self.ledger.running += u64::from(messages);
@@ -327,17 +325,13 @@ impl<P> Engine<P> {
     }
 
     fn free_slot(&mut self, group: GroupId, id: LaneId, out: &mut Outbox<P>) {
-        self.running -= 1;
-        let activity = &mut self.activities[self.groups[group].activity.expect("a call ran")];
-        activity.running -= 1;
         let lane = &mut self.lanes[id];
+        let activity = &mut self.activities[lane.activity];
+        self.running -= 1;
+        activity.running -= 1;
         lane.running -= 1;
-        if lane.running == 0 && !lane.able {
-            activity.competitors -= 1;
-        }
-        if activity.running == 0 && !activity.is_able() {
-            self.competitors -= 1;
-        }
+        activity.competitors -= u32::from(lane.running == 0 && !lane.able);
+        self.competitors -= u32::from(activity.running == 0 && !activity.is_able());
         if lane.running == 0 && lane.waiting == 0 {
             self.drop_lane(id);
         } else if lane.running == 0 && !lane.able {

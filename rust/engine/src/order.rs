@@ -72,7 +72,7 @@ pub(crate) enum HeldUp {
 }
 
 /// What a competitor puts forward; the smallest goes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Claim {
     /// Standing less score.
     pub(crate) behind: Points,

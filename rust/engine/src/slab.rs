@@ -102,6 +102,13 @@ impl<K: Key, T> Slab<K, T> {
         }
     }
 
+    pub(crate) fn get_mut(&mut self, key: K) -> Option<&mut T> {
+        match self.slots.get_mut(key.index())? {
+            Slot::Used(value) => Some(value),
+            Slot::Free(_) => None,
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (K, &T)> {
         self.slots
             .iter()

@@ -1,0 +1,270 @@
+"""What a scenario needs, and what there is not yet.
+
+A scenario is played only when everything it needs exists. What it needs is what it says
+(`requires`) and what its settings, arrivals, controls and handler use, so that a file that forgets
+to say so is skipped rather than failed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from chinwag.testing.scenarios import behaviour
+from chinwag.testing.scenarios.format import Json, Scenario
+
+MISSING: dict[str, str] = {
+    "background": "background messages (B9)",
+    "bypass": "messages that run beside everything (A8)",
+    "cancel_message": "withdraw (C4)",
+    "dead_letter": "the list of dead letters (F7)",
+    "drop_newest": "overflow='drop_newest' (A4)",
+    "drop_oldest": "overflow='drop_oldest' (A4)",
+    "edit_message": "edit (C4)",
+    "event_time": "keep='latest' by the platform's time (W9)",
+    "inject": "on_busy='inject' (B1)",
+    "inject_limit": "inject_limit (B1)",
+    "interrupt": "on_busy='interrupt' (B2)",
+    "interrupt_merge": "interrupted='merge' (B4)",
+    "interrupt_quiet": "an interrupt that waits for a pause (B3)",
+    "interrupt_victim": "the choice of the call to interrupt (B6)",
+    "keep_latest": "keep='latest' (W9)",
+    "no_interrupt_flag": "on_busy of one message (B)",
+    "partial_failure": "ctx.fail (F2)",
+    "persistence": "a store and a restart from it",
+    "priority": "strategy='priority' and rank (O3, O7)",
+    "reject": "on_busy='reject' (B)",
+    "resume": "interrupted='resume' (B4)",
+    "retry": "max_attempts above 1 (F1)",
+    "rollback": "on_busy='rollback' (H6)",
+    "state": "ctx.save (H4)",
+    "stop": "stop (C3)",
+    "time_shift": "strategy='priority' with aging (O7)",
+    "ttl": "ttl_s (F6)",
+    "typing": "typing (W8)",
+    "weights": "weights of groups (O6)",
+    # An application's own `if`, and its own summary: chinwag cannot express them, so they stay.
+    "filter": "messages that an application leaves out",
+    "overflow_digest": "a digest of what was evicted",
+}
+"""Features that do not exist, by name; who builds one deletes its entry."""
+
+KNOWN = frozenset(
+    {
+        "background",
+        "batch",
+        "bypass",
+        "cancel_message",
+        "capacity",
+        "clear",
+        "concurrency",
+        "dead_letter",
+        "dedup",
+        "drop_newest",
+        "drop_oldest",
+        "edit_message",
+        "event_time",
+        "fairness",
+        "filter",
+        "fixed_window",
+        "flush",
+        "inject",
+        "inject_limit",
+        "interrupt",
+        "interrupt_merge",
+        "interrupt_quiet",
+        "interrupt_victim",
+        "keep_latest",
+        "max_size",
+        "max_wait",
+        "min_size",
+        "no_interrupt_flag",
+        "overflow_digest",
+        "partial_failure",
+        "pause",
+        "per_message_quiet",
+        "persistence",
+        "priority",
+        "push_result",
+        "quiet",
+        "reject",
+        "result_handle",
+        "resume",
+        "retry",
+        "retry_off",
+        "rollback",
+        "shutdown",
+        "standalone",
+        "state",
+        "stop",
+        "thread",
+        "time_shift",
+        "ttl",
+        "typing",
+        "validation",
+        "weights",
+    }
+)
+"""Every name that `requires` may use; a scenario that needs another is skipped by that name."""
+
+
+def missing(scenario: Scenario) -> list[str]:
+    """Name what a scenario needs and does not find; empty when it can be played."""
+    needed = {*scenario.requires, *_used(scenario)}
+    return sorted(name for name in needed if name in MISSING or name not in KNOWN)
+
+
+def _used(scenario: Scenario) -> Iterator[str]:
+    config = scenario.config
+    yield from _look_up("setting ", config, _CONFIG)
+    for part, table in _PARTS.items():
+        facts = config.get(part)
+        if isinstance(facts, dict):
+            yield from _look_up(f"{part} ", facts, table)
+    if config.get("busy") in ("interrupt", "rollback"):
+        work = config.get("interrupted_work")
+        yield from {"merge": ["interrupt_merge"], "resume": ["resume"]}.get(str(work), [])
+    named = {config[part].get(key) for part, key in _NAMED if isinstance(config.get(part), dict)}
+    for arrival in scenario.arrivals:
+        facts = {key: value for key, value in arrival.facts.items() if key not in named}
+        yield from _look_up("arrival ", facts, _ARRIVAL)
+    for control in scenario.controls:
+        yield from _look_up("control ", {"op": control.op}, _CONTROL)
+        yield from _look_up(f"{control.op} ", control.facts, _CONTROL_FACTS)
+    for outcomes in scenario.outcomes.values():
+        yield from (f"outcome {name!r}" for name in outcomes if name not in ("ok", "error"))
+    yield from behaviour.needs(scenario.behaviour)
+    yield from scenario.unknown
+    if not re.fullmatch(_ORDERS, scenario.order):
+        yield f"order {scenario.order!r}"
+
+
+# What the values of a key need: None nothing; a name that feature, whatever the value; a mapping
+# or a function one feature or None for each value. A key or value outside is named as it stands.
+_Rule = str | None | Mapping[Any, str | None] | Callable[[Any], str | None]
+
+
+def _look_up(what: str, facts: Json, table: Mapping[str, _Rule]) -> Iterator[str]:
+    for key, value in facts.items():
+        if value is None or value is False:
+            continue
+        if key not in table:
+            yield f"{what}{key!r}"
+            continue
+        rule = table[key]
+        if isinstance(rule, Mapping):
+            known = isinstance(value, str | int) and value in rule
+            rule = rule[value] if known else f"{what}{key} {value!r}"
+        elif callable(rule):
+            rule = rule(value)
+        if rule is not None:
+            yield rule
+
+
+def _object(value: object) -> str | None:
+    return None if isinstance(value, dict) else f"a setting {value!r}"
+
+
+_ORDERS = r"total|per_group|per_sender|subset|prefix[1-9]\d*|statistic|last_only"
+_NAMED = (("dedup", "key"), ("priority", "field"))
+_CONFIG: dict[str, _Rule] = {
+    "max_concurrent_per_group": None,
+    "max_concurrent_total": None,
+    "order_scope": {"group": None, "sender": None, "none": None},
+    "batch": _object,
+    "busy": {
+        "enqueue": None,
+        "reject": "reject",
+        "interrupt": "interrupt",
+        "rollback": "rollback",
+        "inject": "inject",
+        "interrupt_background": "background",
+    },
+    "interrupted_work": {"abandon": None, "merge": None, "resume": None},
+    "interrupt_quiet_ms": "interrupt_quiet",
+    "interrupt_victim": "interrupt_victim",
+    "interrupt_scope": {"sender": None},
+    "inject_limit": "inject_limit",
+    "capacity": _object,
+    "ttl_ms": "ttl",
+    "dedup": _object,
+    "retry": _object,
+    "priority": _object,
+    "fairness": {"arrival": None, "round_robin": None, "weighted": "weights"},
+    "weights": "weights",
+    "clock": {"event_time": "event_time"},
+}
+_PARTS: dict[str, dict[str, _Rule]] = {
+    "batch": {
+        "scope": {"group": None, "sender": None, "thread": None},
+        "quiet_ms": None,
+        "window": {"sliding": None, "fixed": None},
+        "max_wait_ms": None,
+        "max_size": None,
+        "min_size": None,
+        "idle_start": {"immediate": None, "wait": None},
+        "quiet_when_busy": {True: None},
+        "keep": {"all": None, "latest": "keep_latest"},
+    },
+    "capacity": {
+        "max_queued_per_group": None,
+        "overflow": {
+            "error": None,
+            "drop_newest": "drop_newest",
+            "drop_oldest": "drop_oldest",
+            "summarize": "overflow_digest",
+        },
+    },
+    "dedup": {"window_ms": None, "scope": {"group": None}, "key": None, "max": {1: None}},
+    "retry": {
+        "max_attempts": lambda attempts: None if attempts == 1 else "retry",
+        "backoff_ms": None,
+        "keep_order": {True: None},
+    },
+    "priority": {
+        "field": "priority",
+        "order": {
+            "low_first": None,
+            "high_first": None,
+            "earliest_effective_arrival_first": "time_shift",
+        },
+    },
+}
+_ARRIVAL: dict[str, _Rule] = {
+    "duplicate": None,
+    "thread": None,
+    "flush": None,
+    "standalone": None,
+    "background": "background",
+    "bypass": "bypass",
+    "no_interrupt": None,
+    "quiet_ms": None,
+    "from_self": "filter",
+    # Facts that travel in the payload, and matter only where a setting names them.
+    "rank": None,
+    "shift_ms": None,
+    "album": None,
+    "kind": None,
+    "content": None,
+    "event_t_ms": None,
+    "dedup_key": None,
+}
+_CONTROL: dict[str, _Rule] = {
+    "op": {
+        "pause": None,
+        "resume": None,
+        "clear": None,
+        "flush": None,
+        "shutdown": None,
+        "stop": "stop",
+        "cancel_message": "cancel_message",
+        "edit_message": "edit_message",
+        "typing": "typing",
+        "kill": "persistence",
+        "restart": "persistence",
+    }
+}
+_CONTROL_FACTS: dict[str, _Rule] = dict.fromkeys(
+    ("group", "sender", "id", "content", "on", "drain", "timeout_ms", "for_ms", "expect")
+)

@@ -56,7 +56,7 @@ pub struct Refused<P> {
     pub payload: P,
     /// Why.
     pub reason: Refusal,
-    /// Messages waiting in the group; in all for [`Refusal::Full`] and [`Refusal::Closed`].
+    /// Messages waiting in the group; in all for [`Refusal::Full`].
     pub depth: u64,
 }
 
@@ -190,7 +190,9 @@ impl<P> Intake<P> {
                 });
             match admitted {
                 Err(arrival) => {
-                    return Err(self.refuse(group, arrival, Refusal::Closed, self.depth()));
+                    let known = self.names.find(group);
+                    let depth = known.map_or(0, |inbox| u64::from(inbox.group().waiting()));
+                    return Err(self.refuse(group, arrival, Refusal::Closed, depth));
                 }
                 Ok(Ok(accepted)) => return Ok(accepted),
                 Ok(Err(NotAdmitted::Refused(arrival, reason, depth))) => {
@@ -300,9 +302,9 @@ impl<P> Intake<P> {
 
 /// The owner's side.
 impl<P> Intake<P> {
-    /// The group's inbox, made if need be; none once the queue is closed and never knew the group.
-    pub(crate) fn open(&self, group: &str) -> Option<Arc<GroupInbox<P>>> {
-        self.names.open(group, &self.closed)
+    /// The group's inbox, made if need be, also when pushes are refused: a group can be paused then.
+    pub(crate) fn open(&self, group: &str) -> Arc<GroupInbox<P>> {
+        self.names.open(group)
     }
 
     pub(crate) fn find(&self, group: &str) -> Option<Arc<GroupInbox<P>>> {
@@ -402,8 +404,12 @@ impl<P> Names<P> {
             .cloned()
     }
 
-    fn open(&self, name: &str, closed: &AtomicBool) -> Option<Arc<GroupInbox<P>>> {
-        self.with(name, closed, (), |inbox, ()| inbox.clone()).ok()
+    fn open(&self, name: &str) -> Arc<GroupInbox<P>> {
+        self.find(name).unwrap_or_else(|| {
+            let open = AtomicBool::new(false);
+            let made = self.with(name, &open, (), |inbox, ()| inbox.clone());
+            made.unwrap_or_else(|()| unreachable!("nobody closes it"))
+        })
     }
 
     /// Does something with a group's inbox, made if need be, and a thing that comes back if the

@@ -1,5 +1,7 @@
 //! A message leaves its inbox and takes its place in its lane.
 
+use std::collections::VecDeque;
+
 use compact_str::CompactString;
 
 use crate::admission::Arrival;
@@ -14,15 +16,18 @@ use crate::settings::Lanes;
 use crate::window::{ClosedBy, Newcomer, Window};
 use crate::{Size, Time};
 
-/// Arrivals of the very instant at which a call ends.
-pub(crate) type Late<P> = Vec<(GroupId, Arrival<P>)>;
+/// Arrivals of an instant at which a call has ended.
+pub(crate) type Late<P> = VecDeque<(GroupId, Arrival<P>)>;
 
 /// The sender that stands for all of a group under `lanes="group"`; no real name is empty.
-const EVERYBODY: &str = "";
+pub(crate) const EVERYBODY: &str = "";
 
 impl<P> Engine<P> {
     /// Takes in everything that was pushed.
     pub(crate) fn drain(&mut self, out: &mut Outbox<P>) {
+        while let Some((group, arrival)) = self.late.pop_front() {
+            self.arrive(group, arrival, out);
+        }
         for inbox in self.intake.ready.take() {
             let group = self.group_of(&inbox);
             for arrival in inbox.drain() {
@@ -34,23 +39,26 @@ impl<P> Engine<P> {
         }
     }
 
-    /// The same, but keeps in `late` what has arrived only now.
-    pub(crate) fn drain_before_now(&mut self, late: &mut Late<P>, out: &mut Outbox<P>) {
+    /// The same for the end of a call, but what has arrived only now is kept for the next time, and
+    /// so is what was pushed to its group after it.
+    pub(crate) fn drain_before_now(&mut self, out: &mut Outbox<P>) {
+        while let Some((group, arrival)) =
+            self.late.pop_front_if(|(_, arrival)| arrival.at < self.now)
+        {
+            self.arrive(group, arrival, out);
+        }
+        let all_late = !self.late.is_empty();
         for inbox in self.intake.ready.take() {
             let group = self.group_of(&inbox);
+            let mut late = all_late;
             for arrival in inbox.drain() {
-                if arrival.at < self.now {
-                    self.arrive(group, arrival, out);
+                late |= arrival.at >= self.now;
+                if late {
+                    self.late.push_back((group, arrival));
                 } else {
-                    late.push((group, arrival));
+                    self.arrive(group, arrival, out);
                 }
             }
-        }
-    }
-
-    pub(crate) fn arrive_late(&mut self, late: Late<P>, out: &mut Outbox<P>) {
-        for (group, arrival) in late {
-            self.arrive(group, arrival, out);
         }
     }
 
@@ -201,8 +209,9 @@ impl<P> Engine<P> {
         }
     }
 
-    /// Timers of the lanes that have changed: what is due competes, what is not gets its deadline.
-    pub(crate) fn look_at_lanes(&mut self, out: &mut Outbox<P>) {
+    /// Timers of the lanes that have changed: what is due before `until` competes, what is not gets its
+    /// deadline.
+    pub(crate) fn look_at_lanes(&mut self, until: Time, out: &mut Outbox<P>) {
         if self.touched.is_empty() {
             return;
         }
@@ -215,7 +224,7 @@ impl<P> Engine<P> {
             lane.touched = false;
             let due = lane.window().map(|window| window.due_at(&self.settings));
             let (due_at, by) = due.unwrap_or((Time::NEVER, ClosedBy::Quiet));
-            if due_at <= self.now {
+            if due_at < until {
                 self.close_window(id, by, out);
                 self.window_timers.set(id, Time::NEVER);
             } else {
@@ -241,9 +250,12 @@ impl<P> Engine<P> {
     pub(crate) fn end_lane_call(&mut self, id: LaneId, out: &mut Outbox<P>) {
         // Windows due before this instant are due; those due at it may still grow (rule T1).
         self.close_if_overdue(id, self.now, out);
-        if let Some(window) = self.lanes[id].window_mut()
-            && window.call_ended(self.now, &self.settings)
-        {
+        let lane = &mut self.lanes[id];
+        let alone = lane.has_one_window();
+        let due = lane
+            .window_mut()
+            .is_some_and(|window| window.call_ended(self.now, alone, &self.settings));
+        if due {
             self.close_window(id, ClosedBy::Busy, out);
         }
         self.review_lane(id, HeldUp::ByItself);

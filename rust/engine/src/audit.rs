@@ -12,7 +12,7 @@ use crate::slab::Key as _;
 impl<P> Engine<P> {
     /// The sums of P1, at the price of an addition.
     pub fn check(&mut self, now: Time, out: &mut Outbox<P>) -> Result<Ledger, Imbalance> {
-        self.catch_up(now, out);
+        self.catch_up_before(now, out);
         let there = self.messages.len() as u64;
         let ledger = self.ledger.balanced()?;
         ensure(
@@ -145,7 +145,7 @@ impl<P> Engine<P> {
         })?;
         if let Some(window) = lane.window() {
             let due_at = window.due_at(&self.settings).0;
-            ensure(due_at > self.now, || {
+            ensure(due_at >= self.now, || {
                 format!("{}: a window is overdue", name())
             })?;
             ensure(

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use crate::Time;
 use crate::admission::{Arrival, GroupInbox};
+use crate::arrival::EVERYBODY;
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
 use crate::group::GroupId;
 use crate::lane::LaneId;
 use crate::ledger::End;
 use crate::order::HeldUp;
+use crate::settings::Lanes;
 use crate::window::ClosedBy;
 
 impl<P> Engine<P> {
@@ -24,14 +26,15 @@ impl<P> Engine<P> {
         span: Option<Duration>,
         out: &mut Outbox<P>,
     ) -> bool {
-        self.catch_up(now, out);
+        self.catch_up_before(now, out);
         let until = span.map_or(Time::NEVER, |span| self.now.after(span));
         let before = match group {
             None => self.paused.replace(until),
             Some(name) => {
-                let Some(inbox) = self.intake.open(name) else {
-                    return false;
-                };
+                let inbox = self.intake.open(name);
+                if self.closing {
+                    self.take_in(&inbox, inbox.close(), out);
+                }
                 let id = self.group_of(&inbox);
                 self.pause_timers.set(id, until);
                 self.groups[id].paused = true;
@@ -52,7 +55,7 @@ impl<P> Engine<P> {
 
     /// Lets a group, or all, start again. Returns whether that changed something.
     pub fn resume(&mut self, now: Time, group: Option<&str>, out: &mut Outbox<P>) -> bool {
-        self.catch_up(now, out);
+        self.catch_up_before(now, out);
         match group {
             None => self.lift_queue_pause(out),
             Some(name) => match self.known(name) {
@@ -62,12 +65,12 @@ impl<P> Engine<P> {
         }
     }
 
-    /// Pauses whose time is over end.
-    pub(crate) fn end_pauses(&mut self, out: &mut Outbox<P>) {
-        if self.paused.is_some_and(|until| until <= self.now) {
+    /// Pauses whose time is over before `until` end.
+    pub(crate) fn end_pauses(&mut self, until: Time, out: &mut Outbox<P>) {
+        if self.paused.is_some_and(|end| end < until) {
             self.lift_queue_pause(out);
         }
-        while let Some(id) = self.pause_timers.pop(self.now) {
+        while let Some(id) = self.pause_timers.pop(until) {
             self.lift_pause(id, out);
         }
     }
@@ -76,10 +79,10 @@ impl<P> Engine<P> {
     pub fn clear(&mut self, now: Time, group: Option<&str>, out: &mut Outbox<P>) -> u64 {
         match group {
             None => {
-                self.catch_up(now, out);
+                self.catch_up_before(now, out);
                 self.end_all_waiting(End::Cleared, "cleared", out)
             }
-            Some(name) => match self.catch_up_with(now, name, out) {
+            Some(name) => match self.catch_up_in(now, name, out) {
                 Some(id) => self.end_waiting(id, End::Cleared, "cleared", out),
                 None => 0,
             },
@@ -94,7 +97,7 @@ impl<P> Engine<P> {
         sender: Option<&str>,
         out: &mut Outbox<P>,
     ) -> u64 {
-        let Some(group) = self.catch_up_with(now, group, out) else {
+        let Some(group) = self.catch_up_in(now, group, out) else {
             return 0;
         };
         let asked_for = match sender {
@@ -109,7 +112,7 @@ impl<P> Engine<P> {
 
     /// Refuses pushes from now on and makes every window due (rule C8).
     pub fn close(&mut self, now: Time, out: &mut Outbox<P>) {
-        self.catch_up(now, out);
+        self.catch_up_before(now, out);
         if self.closing {
             return;
         }
@@ -127,7 +130,7 @@ impl<P> Engine<P> {
 
     /// Ends all that waits as `abandoned`; running calls end by themselves, or are abandoned one by one.
     pub fn abandon(&mut self, now: Time, out: &mut Outbox<P>) {
-        self.catch_up(now, out);
+        self.catch_up_before(now, out);
         self.end_all_waiting(End::Abandoned, "closed", out);
     }
 
@@ -225,7 +228,7 @@ impl<P> Engine<P> {
                 self.touch(id);
             }
         }
-        self.look_at_lanes(out);
+        self.look_at_lanes(self.now, out);
         flushed
     }
 }
@@ -236,16 +239,16 @@ impl<P> Engine<P> {
     ///
     /// Its inbox is looked into even when it is not on the ready list: a second producer's push can
     /// be in it while the first has yet to put it on the list.
-    pub(crate) fn catch_up_with(
+    pub(crate) fn catch_up_in(
         &mut self,
         now: Time,
         group: &str,
         out: &mut Outbox<P>,
     ) -> Option<GroupId> {
-        self.catch_up(now, out);
+        self.catch_up_before(now, out);
         let inbox = self.intake.find(group)?;
         self.take_in(&inbox, inbox.drain(), out);
-        self.look_at_lanes(out);
+        self.look_at_lanes(self.now, out);
         inbox.group().group_id()
     }
 
@@ -275,7 +278,12 @@ impl<P> Engine<P> {
         std::iter::successors(first, |&lane| self.lanes[lane].next)
     }
 
+    /// The lane that a sender's messages go to.
     fn lane_named(&self, group: GroupId, sender: &str) -> Option<LaneId> {
+        let sender = match self.settings.lanes {
+            Lanes::Group => EVERYBODY,
+            Lanes::Sender | Lanes::Message => sender,
+        };
         self.senders[self.senders.find(group, sender)?].lane
     }
 }

@@ -53,6 +53,7 @@ pub struct Engine<P> {
     /// Set while the whole queue is paused: until when.
     pub(crate) paused: Option<Time>,
     pub(crate) sweep: Sweep,
+    pub(crate) late: Late<P>,
     /// Lanes whose window has changed since they were last looked at.
     pub(crate) touched: Vec<LaneId>,
     /// Every window is due.
@@ -122,6 +123,7 @@ impl<P> Engine<P> {
             pauses: HashMap::new(),
             paused: None,
             sweep: Sweep::default(),
+            late: Late::new(),
             touched: Vec::new(),
             closing: false,
             observed: false,
@@ -154,6 +156,7 @@ impl<P> Engine<P> {
         loop {
             self.catch_up(now, out);
             if let Some(lease) = self.start(out) {
+                self.intake.ready.awake();
                 return Some(lease);
             }
             if self.intake.ready.idle() {
@@ -214,23 +217,34 @@ impl<P> Engine<P> {
         out: &mut Outbox<P>,
     ) -> Result<(), LeaseLost> {
         self.now = self.now.max(now);
-        let mut late = Late::default();
-        self.drain_before_now(&mut late, out);
-        let ended = self.end_call(lease, end, reason, out);
-        self.arrive_late(late, out);
-        ended
+        self.drain_before_now(out);
+        self.run_timers(self.now, out);
+        self.end_call(lease, end, reason, out)
     }
 
-    /// Pushes up to `now`, then timers.
+    /// For a poll: pushes up to `now`, then the timers of that very instant.
     pub(crate) fn catch_up(&mut self, now: Time, out: &mut Outbox<P>) {
         self.now = self.now.max(now);
         self.drain(out);
-        self.end_pauses(out);
-        while let Some(lane) = self.window_timers.pop(self.now) {
+        self.run_timers(self.now.just_after(), out);
+        self.forget_idle(out);
+    }
+
+    /// For a control or a look: at one instant these come before timers, so that what is pushed after
+    /// them at the same instant finds the windows as they were (rule T1).
+    pub(crate) fn catch_up_before(&mut self, now: Time, out: &mut Outbox<P>) {
+        self.now = self.now.max(now);
+        self.drain(out);
+        self.run_timers(self.now, out);
+    }
+
+    /// The timers before `until`.
+    fn run_timers(&mut self, until: Time, out: &mut Outbox<P>) {
+        self.end_pauses(until, out);
+        while let Some(lane) = self.window_timers.pop(until) {
             self.touch(lane);
         }
-        self.look_at_lanes(out);
-        self.forget_idle(out);
+        self.look_at_lanes(until, out);
     }
 
     /// Ends the messages linked from `first` on.

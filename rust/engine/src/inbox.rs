@@ -232,6 +232,16 @@ impl<T, G> Ready<T, G> {
                 .is_ok()
     }
 
+    /// Owner only: has work to do and will take again; until it sleeps no push wakes it.
+    pub fn awake(&self) {
+        if self.head.load(Relaxed) == Inbox::IDLE {
+            // Relaxed: nothing is read or written through it. On failure a push was told to wake.
+            let _ = self
+                .head
+                .compare_exchange(Inbox::IDLE, ptr::null_mut(), Relaxed, Relaxed);
+        }
+    }
+
     #[cfg(loom)]
     fn idle_in_two_steps(&self) -> bool {
         let head = self.head.load(Acquire);

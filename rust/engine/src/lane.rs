@@ -69,6 +69,13 @@ impl Lane {
         self.tail
     }
 
+    /// Whether the last window is the oldest too.
+    pub(crate) fn has_one_window(&self) -> bool {
+        self.last
+            .as_ref()
+            .is_some_and(|(opened, _)| self.head == Some(*opened))
+    }
+
     /// Whether the oldest window is due. All but the last have been cut, so they are.
     pub(crate) fn head_is_due(&self) -> bool {
         match &self.last {

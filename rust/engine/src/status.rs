@@ -41,7 +41,7 @@ pub enum MessageName {
 impl<P> Engine<P> {
     /// How a group is; none when it is not known, or forgotten.
     pub fn status(&mut self, now: Time, group: &str, out: &mut Outbox<P>) -> Option<Status> {
-        self.catch_up_with(now, group, out);
+        self.catch_up_in(now, group, out);
         self.forget_all_idle(out);
         let id = self.known(group)?;
         let group = &self.groups[id];
@@ -76,7 +76,7 @@ impl<P> Engine<P> {
 
     /// All groups known, the first pushed to first; those never pushed to last, by name.
     pub fn groups(&mut self, now: Time, out: &mut Outbox<P>) -> Vec<CompactString> {
-        self.catch_up(now, out);
+        self.catch_up_before(now, out);
         self.forget_all_idle(out);
         let mut groups: Vec<_> = self
             .groups
@@ -89,7 +89,7 @@ impl<P> Engine<P> {
 
     /// Whether a message waits, runs or retries.
     pub fn contains(&mut self, now: Time, group: &str, id: &str, out: &mut Outbox<P>) -> bool {
-        let Some(group) = self.catch_up_with(now, group, out) else {
+        let Some(group) = self.catch_up_in(now, group, out) else {
             return false;
         };
         let given = self.groups[group]
@@ -112,7 +112,7 @@ impl<P> Engine<P> {
 
     /// Whether nothing waits and nothing runs (rule C7).
     pub fn idle(&mut self, now: Time, out: &mut Outbox<P>) -> bool {
-        self.catch_up(now, out);
+        self.catch_up_before(now, out);
         // What is accepted counts, also while its producer has yet to put the inbox on the list.
         self.messages.len() == 0 && self.intake.depth() == 0
     }

@@ -30,6 +30,11 @@ impl Time {
         Self(self.0.saturating_add(micros(span)))
     }
 
+    /// The first point after this one.
+    pub(crate) fn just_after(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
     /// How long ago `earlier` was; zero when it is still to come.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.micros_since(earlier))

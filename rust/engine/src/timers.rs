@@ -50,10 +50,10 @@ impl<K: Key + Ord> Timers<K> {
         self.place(key).is_some()
     }
 
-    /// Takes out the next thing whose deadline has come.
-    pub(crate) fn pop(&mut self, now: Time) -> Option<K> {
+    /// Takes out the next thing whose deadline is before `until`.
+    pub(crate) fn pop(&mut self, until: Time) -> Option<K> {
         let &(at, key) = self.heap.first()?;
-        if at > now {
+        if at >= until {
             return None;
         }
         self.remove_at(0);
@@ -146,7 +146,7 @@ mod tests {
                 at[index] = Some(deadline);
             }
             let now = Time::from_micros(step);
-            while let Some(key) = timers.pop(now) {
+            while let Some(key) = timers.pop(now.just_after()) {
                 let first = model.pop_first().unwrap();
                 assert_eq!(first.1, key);
                 at[key.index()] = None;

@@ -89,6 +89,11 @@ pub(crate) struct Window {
     quiet: Quiet,
     /// `min_batch` was reached once.
     reached: bool,
+    /// Both as they were before the instant of the last message: a call that ends at that instant
+    /// ended before the message came (rule T1).
+    earlier: Option<(Quiet, bool)>,
+    /// The last message has a quiet period of its own.
+    own_quiet: bool,
     due: bool,
 }
 
@@ -110,6 +115,8 @@ impl Window {
             size: Size::ZERO,
             quiet: Quiet::AfterCall,
             reached: false,
+            earlier: None,
+            own_quiet: false,
             due: false,
         };
         window.join(with, found, settings);
@@ -118,15 +125,17 @@ impl Window {
 
     /// Takes in a message that fits.
     pub(crate) fn join(&mut self, with: &Newcomer<'_>, found: Found, settings: &Settings) {
+        if with.at > self.last {
+            self.earlier = Some((self.quiet, self.reached));
+        }
         self.last = with.at;
         self.messages += 1;
         self.size = self.size.plus(with.size);
         self.reached |= self.messages >= settings.min_batch;
-        self.quiet = match (with.quiet, found) {
-            (Some(own), _) => Quiet::At(with.at.after(own), ClosedBy::Quiet),
-            (None, Found::Idle) if !settings.quiet_when_idle => Quiet::At(with.at, ClosedBy::Idle),
-            (None, Found::Busy) if !settings.quiet_when_busy => Quiet::AfterCall,
-            _ => Quiet::At(with.at.after(settings.quiet), ClosedBy::Quiet),
+        self.own_quiet = with.quiet.is_some();
+        self.quiet = match with.quiet {
+            Some(own) => Quiet::At(with.at.after(own), ClosedBy::Quiet),
+            None => Quiet::after(with.at, found, settings),
         };
     }
 
@@ -186,20 +195,39 @@ impl Window {
         self.messages
     }
 
-    /// The call has ended during which the last message came (rule W5). Returns whether that makes
-    /// the window due. A message that came at that very instant came after the end (rule T1): the
-    /// lane it found was not busy.
-    pub(crate) fn call_ended(&mut self, now: Time, settings: &Settings) -> bool {
-        if self.due || !matches!(self.quiet, Quiet::AfterCall) {
+    /// The lane's call has ended (rule W5); `alone` says that no other window waits in the lane.
+    /// Returns whether that makes this one due.
+    pub(crate) fn call_ended(&mut self, now: Time, alone: bool, settings: &Settings) -> bool {
+        if self.due {
             return false;
         }
-        self.quiet = if self.first < now {
-            Quiet::At(now, ClosedBy::Busy)
-        } else if settings.quiet_when_idle {
-            Quiet::At(now.after(settings.quiet), ClosedBy::Quiet)
-        } else {
-            Quiet::At(now, ClosedBy::Idle)
-        };
-        self.first < now && self.reached
+        if self.last < now {
+            let during_call = matches!(self.quiet, Quiet::AfterCall);
+            if during_call {
+                self.quiet = Quiet::At(now, ClosedBy::Busy);
+            }
+            return during_call && self.reached;
+        }
+        // What came at this very instant came after the end, and has not found the lane busy.
+        if !self.own_quiet {
+            let found = if alone && self.messages == 1 {
+                Found::Idle
+            } else {
+                Found::Waiting
+            };
+            self.quiet = Quiet::after(now, found, settings);
+        }
+        matches!(self.earlier, Some((Quiet::AfterCall, true)))
+    }
+}
+
+impl Quiet {
+    /// After a message without a quiet period of its own.
+    fn after(at: Time, found: Found, settings: &Settings) -> Self {
+        match found {
+            Found::Idle if !settings.quiet_when_idle => Self::At(at, ClosedBy::Idle),
+            Found::Busy if !settings.quiet_when_busy => Self::AfterCall,
+            _ => Self::At(at.after(settings.quiet), ClosedBy::Quiet),
+        }
     }
 }

@@ -90,7 +90,7 @@ fn a_push_against_close_is_drained_or_refused() {
     model(|| {
         let queue = Queue::new(Ready::new());
         let mut seen = Seen::default();
-        queue.wake_owner();
+        queue.ready.awake();
         let producers = [produce(&queue, 0, &[A, A]), produce(&queue, 1, &[A])];
 
         queue.poll(&mut seen);
@@ -111,7 +111,7 @@ fn a_push_against_retire_keeps_the_inbox_or_is_refused() {
     model(|| {
         let queue = Queue::new(Ready::new());
         let mut seen = Seen::default();
-        queue.wake_owner();
+        queue.ready.awake();
         let producers = [produce(&queue, 0, &[A]), produce(&queue, 1, &[A])];
 
         queue.poll(&mut seen);
@@ -142,7 +142,7 @@ fn the_models_catch_a_lost_wake_up() {
 fn one_push_wakes(ready: Ready<Item, Group>) {
     let queue = Queue::new(ready);
     let mut seen = Seen::default();
-    queue.wake_owner();
+    queue.ready.awake();
     let producers = [produce(&queue, 0, &[A, B]), produce(&queue, 1, &[A])];
 
     queue.note();
@@ -282,17 +282,6 @@ impl Queue {
 
     fn note(&self) {
         self.note.with_mut(|_| ());
-    }
-
-    /// Leaves the owner awake, as a driver is while it makes calls.
-    fn wake_owner(&self) {
-        let inbox = Inbox::new(Group::new(2));
-        assert!(
-            self.ready
-                .push(&inbox, Item::new(0, 0))
-                .is_ok_and(|wake| wake)
-        );
-        assert_eq!(self.poll_all(), 1);
     }
 
     fn poll(&self, seen: &mut Seen) {

@@ -133,7 +133,7 @@ fn closing_hands_over_what_waits_and_takes_nothing_more() {
 
     assert_eq!(
         world.push_with(1.0, "room", "ann", "late", Options::default()),
-        Err((Refusal::Closed, 2))
+        Err((Refusal::Closed, 1))
     );
     let call = world.poll(1.0).remove(0);
     assert_eq!(

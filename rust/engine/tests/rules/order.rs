@@ -159,3 +159,32 @@ fn calls_of_one_lane_never_overlap() {
         "though the group has a second slot"
     );
 }
+
+#[test]
+fn equals_between_groups_go_by_the_first_push() {
+    let mut world = World::new(Settings {
+        max_batch: Some(Size::ONE),
+        ..Settings::default()
+    });
+    let push = |world: &mut World, group, sender, word| {
+        world
+            .push_with(0.0, group, sender, word, Options::default())
+            .expect("accepted");
+    };
+    for (group, sender, word) in [
+        ("c", "bob", "c1"),
+        ("a", "bob", "a1"),
+        ("c", "bob", "c2"),
+        ("d", "di", "d1"),
+        ("d", "ann", "d2"),
+    ] {
+        push(&mut world, group, sender, word);
+    }
+    let calls = world.poll(0.0);
+    push(&mut world, "c", "cy", "c3");
+    world.done(0.0, &calls[3]).expect("it ran");
+    world.done(0.0, &calls[0]).expect("it ran");
+    push(&mut world, "d", "bob", "d3");
+
+    assert_eq!(world.starts(0.0), [["c2"], ["c3"], ["d3"]]);
+}

@@ -42,9 +42,15 @@ impl<P> Engine<P> {
     /// The same for the end of a call, but what has arrived only now is kept for the next time, and
     /// so is what was pushed to its group after it.
     pub(crate) fn drain_before_now(&mut self, out: &mut Outbox<P>) {
-        while let Some((group, arrival)) =
-            self.late.pop_front_if(|(_, arrival)| arrival.at < self.now)
-        {
+        let before = self
+            .late
+            .iter()
+            .take_while(|(_, arrival)| arrival.at < self.now)
+            .count();
+        for _ in 0..before {
+            let Some((group, arrival)) = self.late.pop_front() else {
+                break;
+            };
             self.arrive(group, arrival, out);
         }
         let all_late = !self.late.is_empty();

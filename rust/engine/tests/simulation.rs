@@ -4,6 +4,8 @@
 //! `CHINWAG_SIM_OPS` sets how many steps are made, `CHINWAG_SIM_SEED` runs the world of one seed
 //! alone. What fails is cut down to a short script, printed as the code of a test.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
 mod model;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -446,7 +448,7 @@ impl Simulation {
         let groups = self.engine.groups(now, &mut self.out);
         self.hear()?;
         let known = self.model.groups();
-        let groups: Vec<_> = groups.iter().map(|name| name.as_str()).collect();
+        let groups: Vec<_> = groups.iter().map(compact_str::CompactString::as_str).collect();
         same("groups", &groups[..known.len().min(groups.len())], &known)?;
         if known.contains(&group) {
             let sorted = |names: Vec<MessageName>| {

@@ -146,7 +146,7 @@ struct Group {
 #[derive(Debug)]
 struct Id {
     group: String,
-    id: String,
+    name: String,
     accepted_at: Micros,
     /// In which order ids ended; none while the message is there.
     ended: Option<u64>,
@@ -237,10 +237,10 @@ impl Model {
         self.accepted += 1;
         if let Some(id) = &wish.id {
             self.ids
-                .retain(|known| known.group != group || known.id != *id);
+                .retain(|known| known.group != group || known.name != *id);
             self.ids.push(Id {
                 group: group.into(),
-                id: id.clone(),
+                name: id.clone(),
                 accepted_at: now,
                 ended: None,
             });
@@ -326,11 +326,10 @@ impl Model {
                 continue;
             };
             // What was there before this instant is due when the call ends (W5, T1).
-            let earlier = window.messages.iter().filter(|it| it.arrived_at < ended_at);
+            let mut earlier = window.messages.iter().filter(|it| it.arrived_at < ended_at);
             let enough = earlier.clone().count() >= self.settings.min_batch as usize;
-            let busy = earlier
-                .last()
-                .is_some_and(|it| it.came_in_call && it.wish.quiet.is_none());
+            let last = earlier.next_back();
+            let busy = last.is_some_and(|it| it.came_in_call && it.wish.quiet.is_none());
             if enough && busy && !self.settings.quiet_when_busy {
                 let (at, reasons) = timer(&self.settings, self.flaw, window);
                 let also = reasons.into_iter().filter(|_| at == ended_at);
@@ -992,7 +991,7 @@ impl Model {
             end,
             End::Dead | End::Evicted | End::Expired | End::Abandoned
         );
-        let is_it = |known: &Id| known.group == message.group && known.id == id;
+        let is_it = |known: &Id| known.group == message.group && known.name == id;
         if frees || self.settings.dedup.is_zero() {
             self.ids.retain(|known| !is_it(known));
             return;
@@ -1031,7 +1030,7 @@ impl Model {
     fn is_duplicate(&self, now: Micros, group: &str, id: &str) -> bool {
         self.ids
             .iter()
-            .any(|known| known.group == group && known.id == id && self.is_remembered(now, known))
+            .any(|known| known.group == group && known.name == id && self.is_remembered(now, known))
     }
 
     /// T3: an id exactly as old as the limit is still known.

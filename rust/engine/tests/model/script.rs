@@ -98,7 +98,7 @@ impl Push {
     }
 
     pub(crate) fn size(mut self, size: f64) -> Self {
-        self.wish.size = Size::from_f64(size).unwrap();
+        self.wish.size = Size::from_f64(size).expect("a size");
         self
     }
 
@@ -293,7 +293,7 @@ impl Display for Push {
 pub(crate) fn as_code(world: &World, steps: &[Step]) -> String {
     let mut code = format!("let world = {world};\nlet steps = [\n");
     for step in steps {
-        code += &format!("    {step},\n");
+        code.extend(["    ", &step.to_string(), ",\n"]);
     }
     code + "];\nrun(&world, &steps, None).unwrap();\n"
 }

@@ -28,7 +28,8 @@ class Rejected(ChinwagError):  # noqa: N818
     """The message was not accepted and left no trace.
 
     Args:
-        reason: `duplicate`, `group_full`, `full` or `closed`.
+        reason: `duplicate`, `group_full`, `full`, `closed`; of a queue that cannot go on also
+            `loop_closed` or `forked`.
         depth: How many messages waited at that moment: in the group, or in all when it is `full`.
     """
 
@@ -103,5 +104,13 @@ _WHY = {
     "closed": (
         "not accepted: the queue is closed ({depth} waiting in the group); push before aclose(), "
         "or into a new queue"
+    ),
+    "loop_closed": (
+        "not handled: the queue's event loop was closed without aclose(), and what waited ended "
+        "abandoned; close the queue before its loop, with 'async with queue' or aclose()"
+    ),
+    "forked": (
+        "not accepted: the queue belongs to the process that this one was forked from; make a new "
+        "queue in this process"
     ),
 }

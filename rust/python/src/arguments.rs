@@ -1,0 +1,211 @@
+//! What callers hand in: names, numbers, times. A refusal names the argument, the value and the limit.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use chinwag_engine::{Size, Time};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyFloat, PySlice, PyString};
+
+/// The name of a group or sender, an id, a batch key.
+pub(crate) fn name<'a>(what: &str, value: &'a Bound<'_, PyAny>) -> PyResult<&'a str> {
+    if let Ok(text) = value.cast::<PyString>()
+        && let Ok(text) = text.to_str()
+        && (1..=LONGEST_NAME).contains(&text.len())
+    {
+        return Ok(text);
+    }
+    Err(wrong_name(what, value))
+}
+
+/// A name that may be left out.
+pub(crate) fn optional_name<'a>(
+    what: &str,
+    value: Option<&'a Bound<'_, PyAny>>,
+) -> PyResult<Option<&'a str>> {
+    value.map(|value| name(what, value)).transpose()
+}
+
+/// A name that is only looked up: nothing is called so unless it is a proper name.
+pub(crate) fn sought_name<'a>(
+    what: &str,
+    value: &'a Bound<'_, PyAny>,
+) -> PyResult<Option<&'a str>> {
+    match value.cast::<PyString>() {
+        Ok(text) => Ok(text.to_str().ok()),
+        Err(_) => Err(wrong_name(what, value)),
+    }
+}
+
+/// A flag: nothing but `True` and `False`.
+pub(crate) fn flag(what: &str, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    match value.cast::<PyBool>() {
+        Ok(flag) => Ok(flag.is_true()),
+        Err(_) => Err(wrong_type(what, value, "True or False", "")),
+    }
+}
+
+/// What a message takes up of a batch.
+pub(crate) fn size(what: &str, value: &Bound<'_, PyAny>) -> PyResult<Size> {
+    let size = number(what, value)?;
+    if SIZES.contains(&size)
+        && let Some(size) = Size::from_f64(size)
+    {
+        return Ok(size);
+    }
+    Err(PyValueError::new_err(format!(
+        "{what}={}: must be from 0.000001 to 1,000,000,000,000; 1 is an ordinary message",
+        shown(value)
+    )))
+}
+
+/// A span of time; `inf` is [`Duration::MAX`].
+pub(crate) fn seconds(what: &str, value: &Bound<'_, PyAny>) -> PyResult<Duration> {
+    let seconds = number(what, value)?;
+    if seconds == f64::INFINITY {
+        Ok(Duration::MAX)
+    } else if (0.0..=LONGEST_S).contains(&seconds) {
+        Ok(whole_micros(seconds))
+    } else {
+        Err(PyValueError::new_err(format!(
+            "{what}={}: must be from 0 to 1,000,000,000 seconds, or inf",
+            shown(value)
+        )))
+    }
+}
+
+/// A point in time: epoch seconds, or a datetime that knows its time zone.
+pub(crate) fn time(what: &str, value: &Bound<'_, PyAny>) -> PyResult<Time> {
+    let seconds = if value.hasattr("utcoffset")? {
+        timestamp(what, value)?
+    } else {
+        number(what, value)?
+    };
+    if (0.0..=LATEST_S).contains(&seconds) {
+        Ok(Time::from_micros((seconds * 1e6).round() as u64))
+    } else {
+        Err(PyValueError::new_err(format!(
+            "{what}={}: must be between 1970 and 9999, in seconds since the epoch",
+            shown(value)
+        )))
+    }
+}
+
+/// Whole microseconds, which is what the engine counts in.
+pub(crate) fn whole_micros(seconds: f64) -> Duration {
+    Duration::from_micros((seconds * 1e6).round() as u64)
+}
+
+fn timestamp(what: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    if value.call_method0("utcoffset")?.is_none() {
+        return Err(PyValueError::new_err(format!(
+            "{what}={}: must have a time zone; use .astimezone() or .replace(tzinfo=...)",
+            shown(value)
+        )));
+    }
+    match value.call_method0("timestamp") {
+        Ok(seconds) => seconds.extract(),
+        Err(_) => Err(wrong_type(
+            what,
+            value,
+            "epoch seconds or an aware datetime",
+            "",
+        )),
+    }
+}
+
+fn number(what: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    let number = match value.cast_exact::<PyFloat>() {
+        Ok(float) => float.value(),
+        Err(_) if value.is_instance_of::<PyBool>() => {
+            return Err(wrong_type(what, value, "a number", ""));
+        }
+        Err(_) => match value.extract::<f64>() {
+            Ok(number) => number,
+            // An integer beyond every limit.
+            Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => f64::MAX,
+            Err(_) => return Err(wrong_type(what, value, "a number", "")),
+        },
+    };
+    if number.is_nan() {
+        return Err(PyValueError::new_err(format!(
+            "{what}=nan: must be a number"
+        )));
+    }
+    Ok(number)
+}
+
+#[cold]
+fn wrong_name(what: &str, value: &Bound<'_, PyAny>) -> PyErr {
+    let Ok(text) = value.cast::<PyString>() else {
+        return wrong_type(what, value, "a str", "; use str(...)");
+    };
+    let why = match text.to_str() {
+        Err(_) => "must be Unicode without lone surrogates; repair it where it comes from, or use \
+             .encode('utf-8', 'replace').decode()"
+            .to_owned(),
+        Ok("") => "must not be empty".to_owned(),
+        Ok(text) => format!(
+            "must have at most 1,024 bytes of UTF-8, not {}; use a shorter name, or a hash of it",
+            grouped(text.len())
+        ),
+    };
+    PyValueError::new_err(format!("{what}={}: {why}", shown(value)))
+}
+
+#[cold]
+fn wrong_type(what: &str, value: &Bound<'_, PyAny>, wanted: &str, hint: &str) -> PyErr {
+    let found = value
+        .get_type()
+        .name()
+        .map_or_else(|_| "this".to_owned(), |name| name.to_string());
+    PyTypeError::new_err(format!(
+        "{what}={}: must be {wanted}, not {found}{hint}",
+        shown(value)
+    ))
+}
+
+/// A value as its `repr`, shortened: whatever was given must not fill somebody's log.
+fn shown(value: &Bound<'_, PyAny>) -> String {
+    // A long text is cut before it is written out.
+    let long = value.is_instance_of::<PyString>() && value.len().is_ok_and(|len| len > SHOWN);
+    let text = if long {
+        let start = PySlice::new(value.py(), 0, SHOWN as isize, 1);
+        value.get_item(start).and_then(|start| start.repr())
+    } else {
+        value.repr()
+    };
+    let Ok(text) = text else {
+        return "<no repr>".to_owned();
+    };
+    let text = text.to_string_lossy();
+    match text.char_indices().nth(SHOWN + 2) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None if long => format!("{text}..."),
+        None => text.into_owned(),
+    }
+}
+
+/// A count with commas between thousands.
+fn grouped(count: usize) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Longest name of a group, sender, id or key, in bytes of UTF-8.
+const LONGEST_NAME: usize = 1024;
+/// Longest finite span, in seconds.
+const LONGEST_S: f64 = 1e9;
+/// The end of the year 9999.
+const LATEST_S: f64 = 253_402_300_800.0;
+const SIZES: RangeInclusive<f64> = 1e-6..=1e12;
+/// Characters of a value that a message shows.
+const SHOWN: usize = 60;

@@ -1,0 +1,311 @@
+//! What a handler gets: one thin object per call, whose messages are made when somebody looks.
+
+use chinwag_engine as engine;
+use chinwag_engine::{ClosedBy, Kind, Lanes, LeaseId, Size, Time};
+use compact_str::CompactString;
+use pyo3::exceptions::PyTypeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyIterator, PyList, PyString, PyTuple};
+
+use crate::message::Message;
+use crate::scheduler::Payload;
+
+/// A call, copied out of the engine under its lock.
+pub(crate) struct Call {
+    pub(crate) lease: LeaseId,
+    group: CompactString,
+    kind: Kind,
+    closed_by: ClosedBy,
+    attempt: u32,
+    entries: Entries,
+}
+
+/// The messages of a batch; one alone needs no room of its own.
+enum Entries {
+    One(Entry),
+    Many(Vec<Entry>),
+}
+
+impl Entries {
+    fn as_slice(&self) -> &[Entry] {
+        match self {
+            Self::One(entry) => std::slice::from_ref(entry),
+            Self::Many(entries) => entries,
+        }
+    }
+}
+
+/// A message, copied likewise.
+pub(crate) struct Entry {
+    pub(crate) payload: Payload,
+    pub(crate) seq: u64,
+    pub(crate) arrived_at: Time,
+    pub(crate) sender: CompactString,
+    pub(crate) kind: Kind,
+    pub(crate) flush: bool,
+    pub(crate) standalone: bool,
+    pub(crate) options: Option<Box<Options>>,
+}
+
+/// What few messages have.
+#[derive(Clone)]
+pub(crate) struct Options {
+    pub(crate) id: Option<Box<str>>,
+    pub(crate) at: Option<Time>,
+    pub(crate) size: Size,
+    pub(crate) batch_key: Option<Box<str>>,
+}
+
+impl Entry {
+    fn of(py: Python<'_>, message: &engine::BatchMessage<'_, Payload>) -> Self {
+        let plain = message.id.is_none()
+            && message.at.is_none()
+            && message.batch_key.is_none()
+            && message.size == Size::ONE;
+        Self {
+            payload: message.payload.clone_ref(py),
+            seq: message.seq.as_u64(),
+            arrived_at: message.arrived_at,
+            sender: message.sender.clone(),
+            kind: message.kind,
+            flush: message.flush,
+            standalone: message.standalone,
+            options: (!plain).then(|| {
+                Box::new(Options {
+                    id: message.id.map(Into::into),
+                    at: message.at,
+                    size: message.size,
+                    batch_key: message.batch_key.map(Into::into),
+                })
+            }),
+        }
+    }
+
+    pub(crate) fn copy(&self, py: Python<'_>) -> Self {
+        Self {
+            payload: self.payload.clone_ref(py),
+            sender: self.sender.clone(),
+            options: self.options.clone(),
+            ..*self
+        }
+    }
+}
+
+impl Call {
+    /// Copies what a call is for. Counts references, allocates nothing of Python's.
+    pub(crate) fn of(
+        py: Python<'_>,
+        lease: LeaseId,
+        batch: &engine::Batch<'_, Payload>,
+    ) -> Option<Self> {
+        let mut messages = batch.messages().map(|message| Entry::of(py, &message));
+        let first = messages.next()?;
+        let entries = if batch.len() == 1 {
+            Entries::One(first)
+        } else {
+            let mut entries = Vec::with_capacity(batch.len());
+            entries.push(first);
+            entries.extend(messages);
+            Entries::Many(entries)
+        };
+        Some(Self {
+            lease,
+            group: batch.group().clone(),
+            kind: batch.kind(),
+            closed_by: batch.closed_by(),
+            attempt: batch.attempt(),
+            entries,
+        })
+    }
+
+    /// Its messages by their place in the push order.
+    pub(crate) fn seqs(&self) -> impl Iterator<Item = u64> {
+        self.entries.as_slice().iter().map(|entry| entry.seq)
+    }
+}
+
+/// A batch of messages, the argument of the handler.
+#[pyclass(frozen, generic, module = "chinwag._core")]
+pub struct Batch {
+    call: Call,
+    /// Which queue it is of, and what shares a lane there.
+    queue: u32,
+    lanes: Lanes,
+    group: PyOnceLock<Py<PyString>>,
+    messages: PyOnceLock<Py<PyTuple>>,
+}
+
+impl Batch {
+    pub(crate) fn new(call: Call, queue: u32, lanes: Lanes) -> Self {
+        Self {
+            call,
+            queue,
+            lanes,
+            group: PyOnceLock::new(),
+            messages: PyOnceLock::new(),
+        }
+    }
+
+    pub(crate) fn lease_id(&self) -> LeaseId {
+        self.call.lease
+    }
+
+    /// Whether a message waits behind this call, or is part of it.
+    pub(crate) fn holds_up(&self, queue: u32, group: &str, sender: &str, seq: u64) -> bool {
+        let same_group = self.queue == queue && self.call.group == group;
+        same_group
+            && match self.lanes {
+                Lanes::Group => true,
+                Lanes::Sender => self.last().sender == sender,
+                Lanes::Message => self.entries().iter().any(|entry| entry.seq == seq),
+            }
+    }
+
+    fn entries(&self) -> &[Entry] {
+        self.call.entries.as_slice()
+    }
+
+    fn last(&self) -> &Entry {
+        match &self.call.entries {
+            Entries::One(entry) => entry,
+            Entries::Many(entries) => &entries[entries.len() - 1],
+        }
+    }
+}
+
+#[pymethods]
+impl Batch {
+    #[getter]
+    fn group<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        let group = self
+            .group
+            .get_or_init(py, || PyString::new(py, &self.call.group).unbind());
+        group.bind(py).clone()
+    }
+
+    #[getter]
+    fn sender(&self) -> &str {
+        &self.last().sender
+    }
+
+    #[getter]
+    fn messages<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let messages = self.messages.get_or_try_init(py, || {
+            let made: PyResult<Vec<_>> = self
+                .entries()
+                .iter()
+                .map(|entry| Py::new(py, Message::new(entry.copy(py), &self.call.group)))
+                .collect();
+            PyTuple::new(py, made?).map(Bound::unbind)
+        })?;
+        Ok(messages.bind(py).clone())
+    }
+
+    #[getter]
+    fn payloads<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(
+            py,
+            self.entries().iter().map(|entry| entry.payload.bind(py)),
+        )
+    }
+
+    #[getter]
+    fn primary<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.messages(py)?.get_item(self.entries().len() - 1)
+    }
+
+    #[getter]
+    fn kind(&self) -> &'static str {
+        self.call.kind.name()
+    }
+
+    #[getter]
+    fn closed_by(&self) -> &'static str {
+        self.call.closed_by.name()
+    }
+
+    #[getter]
+    fn _attempt(&self) -> u32 {
+        self.call.attempt
+    }
+
+    #[getter]
+    fn _lease(&self) -> u64 {
+        self.call.lease.as_u64()
+    }
+
+    fn __len__(&self) -> usize {
+        self.entries().len()
+    }
+
+    fn __getitem__<'py>(
+        &self,
+        py: Python<'py>,
+        index: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.messages(py)?.as_any().get_item(index)
+    }
+
+    fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
+        self.messages(py)?.as_any().try_iter()
+    }
+
+    fn __reversed__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let messages = self.messages(py)?;
+        py.import("builtins")?
+            .getattr("reversed")?
+            .call1((messages,))
+    }
+
+    fn __contains__(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+        self.messages(py)?.contains(value)
+    }
+
+    #[pyo3(signature = (value, start = 0, stop = None))]
+    fn index(
+        &self,
+        py: Python<'_>,
+        value: &Bound<'_, PyAny>,
+        start: isize,
+        stop: Option<isize>,
+    ) -> PyResult<usize> {
+        let messages = self.messages(py)?;
+        let stop = stop.unwrap_or(isize::MAX);
+        messages
+            .call_method1("index", (value, start, stop))?
+            .extract()
+    }
+
+    fn count(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<usize> {
+        self.messages(py)?
+            .call_method1("count", (value,))?
+            .extract()
+    }
+
+    fn __repr__(&self) -> String {
+        let count = self.entries().len();
+        let plural = if count == 1 { "" } else { "s" };
+        format!(
+            "<Batch of {count} message{plural} in {:?}, the last by {:?}: {}, closed by {}>",
+            self.call.group.as_str(),
+            self.last().sender.as_str(),
+            self.kind(),
+            self.closed_by(),
+        )
+    }
+
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(PyTypeError::new_err(
+            "a batch belongs to its running call and cannot be pickled; take its payloads",
+        ))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        for entry in self.entries() {
+            visit.call(&entry.payload)?;
+        }
+        Ok(())
+    }
+}

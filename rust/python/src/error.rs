@@ -1,0 +1,56 @@
+//! The engine's answers as exceptions of `chinwag.errors`.
+
+use chinwag_engine::{Imbalance, Refusal};
+use pyo3::call::PyCallArgs;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+static REJECTED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static FULL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static CLOSED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static DROPPED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static IMBALANCE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+/// Why a push that was refused was refused, in a word.
+pub(crate) fn refusal(reason: Refusal) -> &'static str {
+    match reason {
+        Refusal::Closed => "closed",
+        Refusal::Duplicate => "duplicate",
+        Refusal::GroupFull => "group_full",
+        Refusal::Full => "full",
+    }
+}
+
+pub(crate) fn rejected(py: Python<'_>, reason: Refusal, depth: u64) -> PyErr {
+    let (cell, name) = match reason {
+        Refusal::Closed => (&CLOSED, "QueueClosed"),
+        Refusal::Duplicate => (&REJECTED, "Rejected"),
+        Refusal::GroupFull | Refusal::Full => (&FULL, "QueueFull"),
+    };
+    raised(py, cell, name, (refusal(reason), depth))
+}
+
+/// A queue that is closed for a reason of its own.
+pub(crate) fn closed(py: Python<'_>, reason: &str, depth: u64) -> PyErr {
+    raised(py, &CLOSED, "QueueClosed", (reason, depth))
+}
+
+pub(crate) fn dropped(py: Python<'_>, end: &str, reason: &str) -> PyErr {
+    raised(py, &DROPPED, "Dropped", (end, reason))
+}
+
+pub(crate) fn imbalance(py: Python<'_>, what: &Imbalance) -> PyErr {
+    raised(py, &IMBALANCE, "Imbalance", (what.to_string(),))
+}
+
+fn raised<'py>(
+    py: Python<'py>,
+    cell: &PyOnceLock<Py<PyType>>,
+    name: &str,
+    args: impl PyCallArgs<'py>,
+) -> PyErr {
+    cell.import(py, "chinwag.errors", name)
+        .and_then(|class| class.call1(args))
+        .map_or_else(|error| error, PyErr::from_value)
+}

@@ -1,0 +1,162 @@
+//! Events of the engine as the dataclasses of `chinwag.events`.
+
+use chinwag_engine::{Event, Seq, Time};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyModule};
+
+use crate::error;
+
+/// The Python objects for these events, in order.
+pub(crate) fn objects<'py>(py: Python<'py>, events: &[Event]) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let module = py.import("chinwag.events")?;
+    events.iter().map(|event| object(&module, event)).collect()
+}
+
+macro_rules! made {
+    ($module:ident, $class:literal, $($field:ident = $value:expr),+) => {{
+        let fields = PyDict::new($module.py());
+        $(fields.set_item(pyo3::intern!($module.py(), stringify!($field)), $value)?;)+
+        $module.getattr(pyo3::intern!($module.py(), $class))?.call((), Some(&fields))
+    }};
+}
+
+fn object<'py>(module: &Bound<'py, PyModule>, event: &Event) -> PyResult<Bound<'py, PyAny>> {
+    match event {
+        Event::MessageAccepted {
+            seq,
+            group,
+            sender,
+            at,
+            id,
+        } => made!(
+            module,
+            "MessageAccepted",
+            at = seconds(*at),
+            group = group.as_str(),
+            sender = sender.as_str(),
+            id = name(id.as_deref(), *seq),
+            seq = seq.as_u64()
+        ),
+        Event::MessageRefused {
+            group,
+            sender,
+            reason,
+            depth,
+            at,
+            id,
+        } => made!(
+            module,
+            "MessageRefused",
+            at = seconds(*at),
+            group = group.as_str(),
+            sender = sender.as_str(),
+            id = id.as_deref(),
+            reason = error::refusal(*reason),
+            depth = *depth
+        ),
+        Event::WindowClosed {
+            group,
+            sender,
+            at,
+            messages,
+            closed_by,
+        } => made!(
+            module,
+            "WindowClosed",
+            at = seconds(*at),
+            group = group.as_str(),
+            sender = sender.as_str(),
+            messages = *messages,
+            closed_by = closed_by.name()
+        ),
+        Event::BatchLeased {
+            lease,
+            group,
+            sender,
+            at,
+            messages,
+            kind,
+            closed_by,
+            attempt,
+        } => made!(
+            module,
+            "BatchLeased",
+            at = seconds(*at),
+            lease = lease.as_u64(),
+            group = group.as_str(),
+            sender = sender.as_str(),
+            messages = *messages,
+            kind = kind.name(),
+            closed_by = closed_by.name(),
+            attempt = *attempt
+        ),
+        Event::BatchSettled {
+            lease,
+            group,
+            at,
+            messages,
+            ok,
+            reason,
+            handling,
+        } => made!(
+            module,
+            "BatchSettled",
+            at = seconds(*at),
+            lease = lease.as_u64(),
+            group = group.as_str(),
+            messages = *messages,
+            ok = *ok,
+            reason = (!ok).then_some(*reason),
+            handling_s = handling.as_secs_f64()
+        ),
+        Event::MessageEnded {
+            seq,
+            group,
+            at,
+            end,
+            reason,
+            id,
+        } => made!(
+            module,
+            "MessageEnded",
+            at = seconds(*at),
+            group = group.as_str(),
+            id = name(id.as_deref(), *seq),
+            seq = seq.as_u64(),
+            end = end.name(),
+            reason = if *end == chinwag_engine::End::Done {
+                ""
+            } else {
+                reason
+            }
+        ),
+        Event::GroupPaused { group, at, until } => made!(
+            module,
+            "GroupPaused",
+            at = seconds(*at),
+            group = group.as_deref(),
+            until = until.map(seconds)
+        ),
+        Event::GroupResumed { group, at } => made!(
+            module,
+            "GroupResumed",
+            at = seconds(*at),
+            group = group.as_deref()
+        ),
+        Event::GroupForgotten { group, at } => made!(
+            module,
+            "GroupForgotten",
+            at = seconds(*at),
+            group = group.as_str()
+        ),
+        Event::QueueClosed { at } => made!(module, "QueueClosed", at = seconds(*at)),
+    }
+}
+
+fn seconds(at: Time) -> f64 {
+    at.as_micros() as f64 / 1e6
+}
+
+fn name(id: Option<&str>, seq: Seq) -> String {
+    id.map_or_else(|| seq.automatic_id(), str::to_owned)
+}

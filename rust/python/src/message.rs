@@ -1,0 +1,111 @@
+//! One message of a batch.
+
+use chinwag_engine::Size;
+use compact_str::CompactString;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+
+use crate::batch::{Entry, Options};
+
+/// A message as a handler sees it.
+#[pyclass(frozen, generic, module = "chinwag._core")]
+pub struct Message {
+    entry: Entry,
+    group: CompactString,
+}
+
+impl Message {
+    pub(crate) fn new(entry: Entry, group: &CompactString) -> Self {
+        Self {
+            entry,
+            group: group.clone(),
+        }
+    }
+
+    fn options(&self) -> Option<&Options> {
+        self.entry.options.as_deref()
+    }
+}
+
+#[pymethods]
+impl Message {
+    #[getter]
+    fn id(&self) -> String {
+        match self.options().and_then(|options| options.id.as_deref()) {
+            Some(id) => id.to_owned(),
+            None => format!("#{}", self.entry.seq),
+        }
+    }
+
+    #[getter]
+    fn group(&self) -> &str {
+        &self.group
+    }
+
+    #[getter]
+    fn sender(&self) -> &str {
+        &self.entry.sender
+    }
+
+    #[getter]
+    fn payload<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        self.entry.payload.bind(py).clone()
+    }
+
+    #[getter]
+    fn at(&self) -> Option<f64> {
+        let at = self.options()?.at?;
+        Some(at.as_micros() as f64 / 1e6)
+    }
+
+    #[getter]
+    fn arrived_at(&self) -> f64 {
+        self.entry.arrived_at.as_micros() as f64 / 1e6
+    }
+
+    #[getter]
+    fn kind(&self) -> &'static str {
+        self.entry.kind.name()
+    }
+
+    #[getter]
+    fn size(&self) -> f64 {
+        self.options()
+            .map_or(Size::ONE, |options| options.size)
+            .as_f64()
+    }
+
+    #[getter]
+    fn batch_key(&self) -> Option<&str> {
+        self.options()?.batch_key.as_deref()
+    }
+
+    #[getter]
+    fn flush(&self) -> bool {
+        self.entry.flush
+    }
+
+    #[getter]
+    fn standalone(&self) -> bool {
+        self.entry.standalone
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let payload = self.entry.payload.bind(py).repr()?;
+        let payload = payload.to_string_lossy();
+        let shown = match payload.char_indices().nth(60) {
+            Some((end, _)) => format!("{}...", &payload[..end]),
+            None => payload.into_owned(),
+        };
+        Ok(format!(
+            "<Message {} in {:?} by {:?}: {shown}>",
+            self.id(),
+            self.group.as_str(),
+            self.entry.sender.as_str(),
+        ))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.entry.payload)
+    }
+}

@@ -1,0 +1,221 @@
+//! Which receipts are still held, so that the end of their message can be told.
+//!
+//! A receipt costs next to nothing when it is thrown away. The one handed out last is remembered: at
+//! the next push it is used again if nobody else holds it, and only otherwise it enters the table,
+//! where ends are looked up. An end looks at both.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Mutex;
+
+use chinwag_engine::{End, Ended};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::receipt::{Receipt, Told};
+use crate::scheduler::{Payload, lock};
+
+/// The receipts of a queue.
+pub(crate) struct Receipts {
+    queue: u32,
+    /// Reference counts tell who holds an object only where one thread runs at a time.
+    counted: bool,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    last: Option<Py<Receipt>>,
+    by_seq: HashMap<u64, Py<Receipt>, BuildHasherDefault<SeqHasher>>,
+}
+
+impl Receipts {
+    pub(crate) fn new(queue: u32, counted: bool) -> Self {
+        Self {
+            queue,
+            counted,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// A receipt that tells of nothing yet. Made before the push: from the push on, the message can
+    /// end, and making an object can run any code.
+    pub(crate) fn blank(&self, py: Python<'_>) -> PyResult<Py<Receipt>> {
+        let mut kept = lock(&self.kept);
+        let last = kept.last.take();
+        let spare = match last {
+            Some(last) if self.is_held(py, &last) => {
+                kept.enter(last);
+                None
+            }
+            spare => spare,
+        };
+        drop(kept);
+        match spare {
+            Some(spare) => Ok(spare),
+            None => Py::new(py, Receipt::new(self.queue)),
+        }
+    }
+
+    /// Pushes; on acceptance the receipt tells of the message from then on. Under the lock, so that
+    /// whoever ends the message finds its receipt.
+    pub(crate) fn accept<T, E>(
+        &self,
+        py: Python<'_>,
+        receipt: &Py<Receipt>,
+        push: impl FnOnce() -> Result<T, E>,
+        told: impl FnOnce(&T) -> Told,
+    ) -> Result<T, E> {
+        let mut kept = lock(&self.kept);
+        let accepted = push()?;
+        let before = receipt.get().retell(told(&accepted));
+        let displaced = kept.last.replace(receipt.clone_ref(py));
+        // Another thread, or a finaliser in this one, has pushed meanwhile.
+        let unheld = displaced.and_then(|displaced| {
+            if self.is_held(py, &displaced) {
+                kept.enter(displaced);
+                None
+            } else {
+                Some(displaced)
+            }
+        });
+        drop(kept);
+        drop((before, unheld));
+        Ok(accepted)
+    }
+
+    /// Messages whose call begins.
+    pub(crate) fn run(&self, py: Python<'_>, seqs: impl Iterator<Item = u64>) {
+        let kept = lock(&self.kept);
+        let Some(last) = self.open_last(py, &kept) else {
+            return;
+        };
+        for seq in seqs {
+            if let Some(receipt) = kept.find(last, seq) {
+                receipt.get().run();
+            }
+        }
+    }
+
+    /// Messages that ended. `outcome` is the result of their call, or what tells of its failure.
+    pub(crate) fn end(
+        &self,
+        py: Python<'_>,
+        ended: &[Ended<Payload>],
+        outcome: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let mut kept = lock(&self.kept);
+        let Some(last) = self.open_last(py, &kept) else {
+            return Ok(());
+        };
+        let mut found = Vec::new();
+        for message in ended {
+            let seq = message.seq.as_u64();
+            let receipt = match last {
+                Some(last) if last == seq => kept.last.as_ref().map(|last| last.clone_ref(py)),
+                _ => kept.by_seq.remove(&seq),
+            };
+            if let Some(receipt) = receipt {
+                found.push((
+                    receipt,
+                    message.end,
+                    message.reason,
+                    message.lease.is_some(),
+                ));
+            }
+        }
+        if kept.by_seq.is_empty() {
+            kept.by_seq.shrink_to_fit();
+        }
+        drop(kept);
+        let mut waiters = Vec::new();
+        for (receipt, end, reason, of_call) in &found {
+            let told = matches!(end, End::Done | End::Dead) && *of_call;
+            let outcome = outcome
+                .filter(|_| told)
+                .map(|outcome| outcome.clone().unbind());
+            waiters.append(&mut receipt.get().end(*end, reason, outcome));
+        }
+        if waiters.is_empty() {
+            return Ok(());
+        }
+        static RESOLVE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        RESOLVE
+            .import(py, "chinwag._receipts", "resolve")?
+            .call1((waiters,))?;
+        Ok(())
+    }
+
+    /// The sequence number of the last receipt if it is held and open; none at all when there is
+    /// nobody to tell anything.
+    #[allow(clippy::option_option)] // nobody, nobody but those in the table, the last one too
+    fn open_last(&self, py: Python<'_>, kept: &Kept) -> Option<Option<u64>> {
+        let last = kept
+            .last
+            .as_ref()
+            .filter(|last| self.is_held(py, last) && last.get().is_open())
+            .map(|last| last.get().seq());
+        (last.is_some() || !kept.by_seq.is_empty()).then_some(last)
+    }
+
+    /// Whether anybody but `kept` holds it.
+    #[allow(deprecated)] // the function recommended instead is unsafe, and this one is just as good
+    fn is_held(&self, py: Python<'_>, receipt: &Py<Receipt>) -> bool {
+        !self.counted || receipt.bind(py).get_refcnt() > 1
+    }
+
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Ok(kept) = self.kept.try_lock() else {
+            return Ok(());
+        };
+        visit.call(&kept.last)?;
+        kept.by_seq
+            .values()
+            .try_for_each(|receipt| visit.call(receipt))
+    }
+
+    pub(crate) fn clear(&self) {
+        let kept = self
+            .kept
+            .try_lock()
+            .map(|mut kept| std::mem::take(&mut *kept));
+        drop(kept);
+    }
+}
+
+impl Kept {
+    fn enter(&mut self, receipt: Py<Receipt>) {
+        if receipt.get().is_open() {
+            self.by_seq.insert(receipt.get().seq(), receipt);
+        }
+    }
+
+    fn find(&self, last: Option<u64>, seq: u64) -> Option<&Py<Receipt>> {
+        if last == Some(seq) {
+            self.last.as_ref()
+        } else {
+            self.by_seq.get(&seq)
+        }
+    }
+}
+
+/// Sequence numbers are dense, so one multiplication spreads them well enough.
+#[derive(Default)]
+struct SeqHasher(u64);
+
+impl Hasher for SeqHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte) ^ self.0);
+        }
+    }
+
+    fn write_u64(&mut self, seq: u64) {
+        self.0 = seq.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
+    }
+}

@@ -98,7 +98,7 @@ class Driver:
             self.promoting = True
             self.loop.call_soon(self._turn, context=self._variables)
 
-    def park(self, runner: Runner, batch: Literal[False] | None) -> bool:
+    def park(self, runner: Runner, batch: Batch[Any] | Literal[False] | None) -> bool:
         """Take a runner that has nothing to do; whether it is to wait for the next batch.
 
         Args:

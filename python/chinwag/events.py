@@ -144,9 +144,10 @@ class QueueClosed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EventsMissed:
-    """The reader of `events()` was too slow, and its buffer dropped this many events.
+    """So many events were dropped here, since nobody read them in time.
 
-    It has no `at`, since it is about the reader and not about the queue.
+    Either the reader of `events()` was slower than its buffer allows, or the event loop was blocked
+    for so long that the queue itself had too many to keep. It has no `at`: it is not about the queue.
     """
 
     count: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import weakref
 from array import array
@@ -14,11 +13,13 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from chinwag import _core
+from chinwag._core import Batch
 from chinwag._driver import Driver
 from chinwag._handler import Handler
 from chinwag._listeners import EventStream, Listeners
 from chinwag._runner import log
 from chinwag.config import Config
+from chinwag.context import Context
 from chinwag.errors import ConfigError
 from chinwag.events import Event
 from chinwag.stats import Histogram, Ledger, Stats, Status
@@ -49,7 +50,7 @@ class Queue(_core.Core[P]):
 
     def __init__(
         self,
-        handler: Callable[..., Any] | None = None,
+        handler: Callable[[Batch[P]], Any] | Callable[[Batch[P], Context], Any] | None = None,
         *,
         config: Config | None = None,
         clock: _core.ManualClock | None = None,

@@ -86,7 +86,7 @@ pub struct Intake<P> {
     started: AtomicU64,
     refused: [AtomicU64; 4],
     observed: AtomicBool,
-    refusals: Mutex<Vec<Event>>,
+    refusals: Mutex<Refusals>,
     capacity: Option<u64>,
     capacity_per_group: u32,
     dedup: Duration,
@@ -115,6 +115,32 @@ pub(crate) struct Shared {
     ids: Mutex<Option<Box<Ids>>>,
 }
 
+/// Refusals that the owner has not heard of yet. Producers may be faster than it for long.
+#[derive(Default)]
+struct Refusals {
+    events: Vec<Event>,
+    missed: u64,
+}
+
+impl Refusals {
+    fn keep(&mut self, event: Event) {
+        if self.events.len() < MOST_REFUSALS {
+            self.events.push(event);
+        } else {
+            self.missed += 1;
+        }
+    }
+
+    fn told(mut self) -> Vec<Event> {
+        if self.missed > 0 {
+            self.events.push(Event::EventsMissed { count: self.missed });
+        }
+        self.events
+    }
+}
+
+const MOST_REFUSALS: usize = 10_000;
+
 /// Why a push did not get in.
 enum NotAdmitted<P> {
     Refused(Arrival<P>, Refusal, u64),
@@ -135,7 +161,7 @@ impl<P> Intake<P> {
             started: AtomicU64::new(0),
             refused: Default::default(),
             observed: AtomicBool::new(false),
-            refusals: Mutex::new(Vec::new()),
+            refusals: Mutex::default(),
             capacity: settings.capacity.map(u64::from),
             capacity_per_group: settings.capacity_per_group.unwrap_or(u32::MAX),
             dedup: settings.dedup,
@@ -290,7 +316,7 @@ impl<P> Intake<P> {
                 at: arrival.at,
                 id: arrival.extra.and_then(|extra| extra.id),
             };
-            lock(&self.refusals).push(event);
+            lock(&self.refusals).keep(event);
         }
         Refused {
             payload: arrival.payload,
@@ -344,7 +370,7 @@ impl<P> Intake<P> {
     }
 
     pub(crate) fn take_refusals(&self) -> Vec<Event> {
-        std::mem::take(&mut lock(&self.refusals))
+        std::mem::take(&mut *lock(&self.refusals)).told()
     }
 
     pub(crate) fn refused(&self) -> [u64; 4] {

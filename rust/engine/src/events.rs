@@ -72,6 +72,9 @@ pub enum Event {
         group: CompactString,
         at: Time,
     },
+    EventsMissed {
+        count: u64,
+    },
     QueueClosed {
         at: Time,
     },

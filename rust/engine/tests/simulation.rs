@@ -448,7 +448,10 @@ impl Simulation {
         let groups = self.engine.groups(now, &mut self.out);
         self.hear()?;
         let known = self.model.groups();
-        let groups: Vec<_> = groups.iter().map(compact_str::CompactString::as_str).collect();
+        let groups: Vec<_> = groups
+            .iter()
+            .map(compact_str::CompactString::as_str)
+            .collect();
         same("groups", &groups[..known.len().min(groups.len())], &known)?;
         if known.contains(&group) {
             let sorted = |names: Vec<MessageName>| {

@@ -171,7 +171,7 @@ fn shown(value: &Bound<'_, PyAny>) -> String {
     // A long text is cut before it is written out.
     let long = value.is_instance_of::<PyString>() && value.len().is_ok_and(|len| len > SHOWN);
     let text = if long {
-        let start = PySlice::new(value.py(), 0, SHOWN as isize, 1);
+        let start = PySlice::new(value.py(), 0, SHOWN.cast_signed(), 1);
         value.get_item(start).and_then(|start| start.repr())
     } else {
         value.repr()

@@ -296,6 +296,7 @@ impl Batch {
         )
     }
 
+    #[allow(clippy::unused_self)] // Python calls it on an object
     fn __reduce__(&self) -> PyResult<()> {
         Err(PyTypeError::new_err(
             "a batch belongs to its running call and cannot be pickled; take its payloads",

@@ -337,13 +337,13 @@ impl Core {
         let mut scheduler = lock(&inner.scheduler);
         scheduler.engine.observe(on);
         if !on {
-            scheduler.events = Vec::new();
+            scheduler.take_events();
         }
         Ok(())
     }
 
     fn _take_events<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let taken = std::mem::take(&mut lock(&self.inner()?.scheduler).events);
+        let taken = lock(&self.inner()?.scheduler).take_events();
         events::objects(py, &taken)
     }
 

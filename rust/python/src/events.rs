@@ -20,6 +20,7 @@ macro_rules! made {
     }};
 }
 
+#[allow(clippy::too_many_lines)] // one match, one arm an event
 fn object<'py>(module: &Bound<'py, PyModule>, event: &Event) -> PyResult<Bound<'py, PyAny>> {
     match event {
         Event::MessageAccepted {
@@ -149,6 +150,7 @@ fn object<'py>(module: &Bound<'py, PyModule>, event: &Event) -> PyResult<Bound<'
             at = seconds(*at),
             group = group.as_str()
         ),
+        Event::EventsMissed { count } => made!(module, "EventsMissed", count = *count),
         Event::QueueClosed { at } => made!(module, "QueueClosed", at = seconds(*at)),
     }
 }

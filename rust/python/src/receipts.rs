@@ -140,7 +140,6 @@ impl Receipts {
         if waiters.is_empty() {
             return Ok(());
         }
-        static RESOLVE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         RESOLVE
             .import(py, "chinwag._receipts", "resolve")?
             .call1((waiters,))?;
@@ -199,6 +198,8 @@ impl Kept {
         }
     }
 }
+
+static RESOLVE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// Sequence numbers are dense, so one multiplication spreads them well enough.
 #[derive(Default)]

@@ -16,7 +16,9 @@ pub(crate) struct Scheduler {
     /// Calls that were handed out and not yet settled.
     pub(crate) running: usize,
     /// What happened and nobody has been told yet, in the engine's order.
-    pub(crate) events: Vec<Event>,
+    events: Vec<Event>,
+    /// What was too much to be kept until the loop gets to it.
+    missed: u64,
     pub(crate) slice: Slice,
 }
 
@@ -26,6 +28,7 @@ impl Scheduler {
             engine,
             running: 0,
             events: Vec::new(),
+            missed: 0,
             slice: Slice::default(),
         }
     }
@@ -52,9 +55,21 @@ impl Scheduler {
         ended
     }
 
-    /// Keeps what happened for the loop.
+    /// Keeps what happened for the loop, up to a limit: it may be blocked.
     pub(crate) fn keep_events(&mut self, out: &mut Outbox<Payload>) {
-        self.events.append(&mut out.events);
+        let room = MOST_EVENTS.saturating_sub(self.events.len());
+        self.missed += out.events.len().saturating_sub(room) as u64;
+        self.events.extend(out.events.drain(..).take(room));
+    }
+
+    /// What happened since the last time, and how much of it was too much.
+    pub(crate) fn take_events(&mut self) -> Vec<Event> {
+        let mut events = std::mem::take(&mut self.events);
+        let count = std::mem::take(&mut self.missed);
+        if count > 0 {
+            events.push(Event::EventsMissed { count });
+        }
+        events
     }
 }
 
@@ -82,6 +97,9 @@ impl Slice {
         self.calls > Self::CALLS || now.since(since) > Self::SPAN
     }
 }
+
+/// Events kept for a loop that does not come to tell them.
+const MOST_EVENTS: usize = 100_000;
 
 /// A panic elsewhere does not make the queue useless.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,0 +1,311 @@
+"""The compiled half of chinwag: pushes, controls and looks from any thread, and what they give."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from datetime import datetime
+from types import GenericAlias
+from typing import Any, Generic, Literal, TypeVar, final, overload
+
+from typing_extensions import disjoint_base
+
+from chinwag.events import Event
+
+__all__ = ["Batch", "Core", "ManualClock", "Message", "Receipt", "histogram_edges"]
+
+_P = TypeVar("_P")
+_P_co = TypeVar("_P_co", covariant=True)
+
+# Queue
+
+@disjoint_base
+class Core(Generic[_P]):
+    """The compiled base of `chinwag.Queue`; use that.
+
+    Names (`group`, `sender`, `id`, `batch_key`) are str of 1 to 1,024 UTF-8 bytes.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Core[_P]: ...
+    def __init__(self, flat: dict[str, Any], clock: ManualClock | None = None) -> None: ...
+    def __class_getitem__(cls, key: Any) -> GenericAlias: ...
+
+    # Pushes: see docs/admission.md
+
+    def put_nowait(
+        self,
+        group: str,
+        sender: str,
+        payload: _P,
+        *,
+        id: str | None = None,
+        at: float | datetime | None = None,
+        size: float = 1,
+        batch_key: str | None = None,
+        quiet_s: float | None = None,
+        flush: bool = False,
+        standalone: bool = False,
+    ) -> Receipt:
+        """Accept a message and decide when it will be handled.
+
+        Returns at once, from any thread, also before the queue is started; the handler runs later,
+        maybe together with other messages of the sender.
+
+        Args:
+            group: The conversation: room, channel, chat.
+            sender: Who wrote it.
+            payload: Anything; it is handed over and never looked at.
+            id: Its name in its group. While it waits or runs, and for `dedup_s` after its
+                acceptance, another message with this id is refused with reason `duplicate`.
+            at: The platform's time of the message, in epoch seconds or as an aware datetime. Kept
+                and shown, never used.
+            size: What it takes up of `max_batch`, above 0.
+            batch_key: Thread, album: only consecutive messages of one key share a batch.
+            quiet_s: Seconds of a quiet period of its own, while it is the last of its window.
+            flush: A mention: what waits in its lane is due at once, itself included.
+            standalone: It shares its batch with nobody.
+
+        Raises:
+            QueueClosed: The queue has been closed, or its event loop is gone.
+            Rejected: A message with this id is there, or was a moment ago.
+            QueueFull: The group or the queue has no room.
+            TypeError, ValueError: An argument cannot be taken; the message names it. In every case
+                the message was not accepted and left no trace.
+        """
+
+    # Control: see docs/control.md
+
+    def pause(self, group: str | None = None, *, for_s: float | None = None) -> bool:
+        """Stop starts in a group, or in all; windows go on. Groups need not exist yet.
+
+        Args:
+            group: None for the whole queue, which has a flag of its own.
+            for_s: Seconds after which the pause lifts itself.
+
+        Returns:
+            Whether that changed something.
+        """
+
+    def resume(self, group: str | None = None) -> bool:
+        """Let a group, or all, start again. Returns whether that changed something."""
+
+    def clear(self, group: str | None = None) -> int:
+        """End everything that waits in a group, or in all, as `cleared`.
+
+        Returns:
+            How many messages ended; running calls go on.
+        """
+
+    def flush(self, group: str, sender: str | None = None) -> int:
+        """Make what waits in a group, or in a sender's lane of it, due.
+
+        Returns:
+            How many windows became due by it.
+        """
+
+    # Looks: see docs/events.md
+
+    def __contains__(self, key: object, /) -> bool:
+        """Whether a message waits or runs: `(group, id) in queue`.
+
+        Raises:
+            TypeError: What is looked for is no pair of str.
+        """
+
+    def groups(self) -> list[str]:
+        """All groups that are remembered, the one pushed to first at the front."""
+
+    # For the driver
+
+    @property
+    def _manual(self) -> bool: ...
+    def _follow(self, clock: ManualClock) -> None: ...
+    def _attach(self, wake: Callable[[], bool]) -> None: ...
+    def _detach(self) -> None: ...
+    def _next(self) -> Batch[_P] | None: ...
+    def _done(self, batch: Batch[_P], result: object) -> Batch[_P] | Literal[False] | None: ...
+    def _end(
+        self, batch: Batch[_P], reason: str | None, outcome: object | None, more: bool = False
+    ) -> Batch[_P] | Literal[False] | None: ...
+    def _due(self) -> int | None: ...
+    def _now_us(self) -> int: ...
+    def _is_idle(self) -> bool: ...
+    def _is_stuck(self) -> bool: ...
+    def _is_closed(self) -> bool: ...
+    def _close(self) -> None: ...
+    def _abandon(self) -> None: ...
+    def _lose(self) -> None: ...
+    def _fork(self) -> None: ...
+    def _observe(self, on: bool) -> None: ...
+    def _take_events(self) -> list[Event]: ...
+    def _figures(self) -> dict[str, Any]: ...
+    def _status(self, group: str) -> dict[str, Any] | None: ...
+    def _ledger(self) -> dict[str, int]: ...
+    def _audit(self) -> dict[str, int]: ...
+
+# What a push gives
+
+@final
+class Receipt:
+    """A message's way through the queue, as its pusher sees it.
+
+    `await receipt` gives the result of the call that the message ended up in, the same for all
+    messages of its batch. Otherwise it raises `Dropped(end, reason)`, whose `__cause__` is the
+    handler's exception if that was it. Nobody has to await it.
+    """
+
+    def __class_getitem__(cls, key: Any) -> GenericAlias: ...
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait for the end of the message; cancelling that changes nothing for it.
+
+        Raises:
+            Dropped: The message ended otherwise than `done`.
+            RuntimeError: No event loop runs here, or it is awaited in a call that the message
+                has to wait for.
+        """
+
+    @property
+    def id(self) -> str:
+        """The id that was given, or `#` and the message's number."""
+
+    @property
+    def group(self) -> str | None:
+        """The group it was pushed to."""
+
+    @property
+    def state(self) -> str:
+        """`waiting`, `running`, or how it ended: `done`, `dead`, `cleared`, `abandoned`."""
+
+    def _attach(self, future: object) -> bool: ...
+    def _detach(self, future: object) -> None: ...
+    def _outcome(self) -> Any: ...
+    def _waits_for(self, batch: Batch[Any]) -> bool: ...
+
+# What a handler gets
+
+@final
+class Batch(Sequence[Message[_P_co]]):
+    """The messages of one call, oldest first; never empty. The last one is the primary one."""
+
+    def __class_getitem__(cls, key: Any) -> GenericAlias: ...
+    @property
+    def group(self) -> str:
+        """The group of all its messages."""
+
+    @property
+    def sender(self) -> str:
+        """Who wrote the primary message; under `lanes="group"` others may have written the rest."""
+
+    @property
+    def messages(self) -> tuple[Message[_P_co], ...]:
+        """Its messages."""
+
+    @property
+    def payloads(self) -> list[_P_co]:
+        """Their payloads, in a new list."""
+
+    @property
+    def primary(self) -> Message[_P_co]:
+        """The last message: what an answer replies to."""
+
+    @property
+    def kind(self) -> str:
+        """`single`, `back_to_back` or `burst`: the highest of its messages."""
+
+    @property
+    def closed_by(self) -> str:
+        """What made its window due, as a word.
+
+        `quiet`, `max_wait`, `size`, `cut`, `flush`, `idle`, `busy` or `drain`.
+        """
+
+    @property
+    def _attempt(self) -> int: ...
+    @property
+    def _lease(self) -> int: ...
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, index: int, /) -> Message[_P_co]: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> tuple[Message[_P_co], ...]: ...
+    def __iter__(self) -> Iterator[Message[_P_co]]: ...
+    def __reversed__(self) -> Iterator[Message[_P_co]]: ...
+    def __contains__(self, value: object, /) -> bool: ...
+    def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
+        """The place of a message."""
+
+    def count(self, value: Any) -> int:
+        """How often a message is in it."""
+
+    def __reduce__(self) -> Any: ...
+
+@final
+class Message(Generic[_P_co]):
+    """One message, as a handler sees it."""
+
+    def __class_getitem__(cls, key: Any) -> GenericAlias: ...
+    @property
+    def id(self) -> str:
+        """The id that was pushed, or `#` and its number."""
+
+    @property
+    def group(self) -> str:
+        """The group it was pushed to."""
+
+    @property
+    def sender(self) -> str:
+        """Who wrote it."""
+
+    @property
+    def payload(self) -> _P_co:
+        """What was pushed."""
+
+    @property
+    def at(self) -> float | None:
+        """The platform's time, if it was given, in epoch seconds."""
+
+    @property
+    def arrived_at(self) -> float:
+        """When it was pushed, in epoch seconds of the queue's clock."""
+
+    @property
+    def kind(self) -> str:
+        """`single`, `back_to_back` or `burst`: how close it came on its sender's earlier ones."""
+
+    @property
+    def size(self) -> float:
+        """What it takes up of `max_batch`."""
+
+    @property
+    def batch_key(self) -> str | None:
+        """Its key, if one was given."""
+
+    @property
+    def flush(self) -> bool:
+        """Whether it made its window due."""
+
+    @property
+    def standalone(self) -> bool:
+        """Whether it was to be alone."""
+
+# Time and figures
+
+@final
+class ManualClock:
+    """A clock that stands still until it is moved; see `chinwag.testing`.
+
+    Args:
+        start_s: Where it begins, in epoch seconds.
+    """
+
+    def __new__(cls, start_s: float | datetime) -> ManualClock: ...
+    @property
+    def now_us(self) -> int:
+        """Its time in microseconds since the epoch."""
+
+    def advance_to_us(self, now_us: int) -> None:
+        """Set it forward.
+
+        Raises:
+            ValueError: That is before its time; time does not go back.
+        """
+
+def histogram_edges() -> list[int]:
+    """Edges of the buckets of every histogram, one more than there are buckets."""

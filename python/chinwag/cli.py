@@ -1,0 +1,507 @@
+"""The command `chinwag`: real group chat through a real queue, from the shell.
+
+Exit codes: 0 everything was handled; 1 something was lost, out of order or failed; 2 the command
+or its input was wrong; 130 interrupted. Results go to stdout, the live table to stderr, and that
+only if it is a terminal.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import inspect
+import json
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
+from functools import partial
+from itertools import pairwise
+from textwrap import dedent
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+
+import click
+
+from chinwag import config as settings
+from chinwag.config import Config, Setting
+from chinwag.errors import ConfigError, Imbalance, TraceError
+from chinwag.stats import human_s
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from chinwag.demo import Room
+    from chinwag.replay import HandlerTime, Replay, Report
+    from chinwag.traces import Trace
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+__all__ = ["cli", "main"]
+
+_PARTS = (settings.Window, settings.Busy, settings.Order, settings.Limits, settings.Retry)
+_INTERRUPTED = 130
+_DEFAULT = click.core.ParameterSource.DEFAULT
+_PERCENTILES = ("wait p50", "p95", "p99")
+_METAVARS = {"_s": "SECONDS"}
+_COLUMNS = (
+    "recording",
+    "messages",
+    "groups",
+    "senders",
+    "calls",
+    "messages per call",
+    "wait p50",
+    "wait p95",
+    "wait p99",
+    "lost",
+)
+
+_PLAIN, _SETTINGS = "Options", "Settings of the queue"
+
+
+def main() -> None:
+    """Run the command and end the process with its exit code."""
+    # A reader that has seen enough, such as `head`, ends the command without a word.
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        code = cli.main(prog_name="chinwag", standalone_mode=False)
+    except click.Abort:
+        code = _INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    sys.exit(code)
+
+
+class _BadInput(click.ClickException):
+    exit_code = 2
+
+
+class _Command(click.Command):
+    """Shows settings of the queue apart from the options of the command."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {_PLAIN: [], _SETTINGS: []}
+        keys = Config().flat()
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record and isinstance(param, click.Option):
+                sections[_SETTINGS if param.name in keys else _PLAIN].append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _reads(read: Callable[[str], object]) -> Callable[..., object]:
+    """Make a callback that turns the text of an option into what it says."""
+
+    def callback(_ctx: click.Context, _param: click.Parameter, text: str | None) -> object:
+        try:
+            return None if text is None else read(text)
+        except ConfigError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return callback
+
+
+def _read_speed(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if (speed := math.inf if text == "max" else float(text)) > 0:
+            return speed
+    raise ConfigError(f"{text!r}: must be a number above 0, or max")
+
+
+def _read_handler_s(text: str) -> HandlerTime:
+    from chinwag.replay import HandlerTime
+
+    return HandlerTime.parse(text)
+
+
+def _setting_options(command: F) -> F:
+    """Add an option for every setting, in the order of the configuration."""
+    for part in reversed(_PARTS):
+        docs, kinds = _field_docs(part), get_type_hints(part)
+        for field in reversed(fields(part)):
+            command = _setting_option(field.name, kinds[field.name], docs, field.default)(command)
+    return command
+
+
+def _setting_option(
+    key: str, kind: Any, docs: Mapping[str, str], default: Setting
+) -> Callable[[F], F]:
+    flag = key.replace("_", "-")
+    shown = _shown(default)
+    about = f"{docs.get(key, '')}  [default: {shown}]".strip()
+    if kind is bool:
+        return click.option(f"--{flag}/--no-{flag}", key, default=None, help=about)
+    words = [word for word in get_args(kind) if isinstance(word, str)]
+    metavar = "|".join(words) if words else _METAVARS.get(key[-2:], "N")
+    callback = _reads(partial(settings.parse, key))
+    return click.option(f"--{flag}", key, callback=callback, metavar=metavar, help=about)
+
+
+def _shown(value: Setting) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else str(value)
+
+
+def _field_docs(part: type[Any]) -> dict[str, str]:
+    """Read the first sentence that stands under each field, so that it is written once."""
+    try:
+        tree = ast.parse(dedent(inspect.getsource(part)))
+    except OSError:  # installed without sources: options work, their help is shorter
+        return {}
+    (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef))
+    docs = {}
+    for node, after in pairwise(body):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            match after:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    docs[node.target.id] = " ".join(text.split(". ")[0].split()).rstrip(".") + "."
+    return docs
+
+
+def _replay_options(command: F) -> F:
+    for option in reversed(
+        (
+            click.option(
+                "--handler-s",
+                callback=_reads(_read_handler_s),
+                metavar="SECONDS",
+                default="0.3-2",
+                show_default=True,
+                help="How long a simulated call takes: 1.5, 0.3-2 (evenly between), or "
+                "exp:1.2 (exponential, by its mean).",
+            ),
+            click.option(
+                "--seed", type=int, default=0, show_default=True, help="Of the simulated handler."
+            ),
+            click.option(
+                "--limit",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="Replay only the first N messages of each recording.",
+            ),
+            click.option(
+                "--flush-mentions",
+                is_flag=True,
+                help="Hand over at once what mentions somebody, with what waits before it.",
+            ),
+            click.option("--json", "form", flag_value="json", help="Print one object a line."),
+            click.option("--markdown", "form", flag_value="markdown", help="Print a table."),
+            click.option(
+                "--config",
+                "config_file",
+                type=click.Path(exists=True, dir_okay=False),
+                metavar="FILE.toml",
+                help="Settings of the queue; those given as options go before.",
+            ),
+        )
+    ):
+        command = option(command)
+    return _setting_options(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="chinwag", message="chinwag %(version)s")
+def cli() -> None:
+    """Decide when, in which order and together with what group-chat messages are handled."""
+
+
+@cli.command(cls=_Command)
+@click.option(
+    "--speed",
+    callback=_reads(_read_speed),
+    metavar="N|max",
+    default="60",
+    show_default=True,
+    help="How many times faster than recorded; max takes no real time for waiting.",
+)
+@_replay_options
+@click.pass_context
+def demo(ctx: click.Context, /, speed: float, **options: Any) -> None:
+    """Replay two real rooms and watch them being handled.
+
+    One is the chat beside a video premiere, dense and with thousands of people; the other is
+    hundreds of conversations of two. Both go at the same time, through a queue each. Settings
+    are durations of the room: at a speed of 60, --quiet-s 2 is a thirtieth of a second.
+    """
+    from chinwag.demo import rooms
+
+    given = _given(options)
+    recorded = rooms()
+    replays = [
+        _replay(room.trace, _config(options["config_file"], room.settings, given), speed, options)
+        for room in recorded
+    ]
+    if options["form"] is None:
+        _introduce(recorded, speed)
+    ctx.exit(_present([replays], options["form"]))
+
+
+@cli.command(cls=_Command)
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--speed",
+    callback=_reads(_read_speed),
+    metavar="N|max",
+    default="max",
+    show_default=True,
+    help="How many times faster than recorded; max takes no real time for waiting.",
+)
+@_replay_options
+@click.pass_context
+def replay(ctx: click.Context, /, files: tuple[str, ...], speed: float, **options: Any) -> None:
+    """Replay your own recordings, one after the other.
+
+    FILES are .csv, .jsonl or .npz with the columns ts_ms (or t_s in seconds, or at as a date),
+    group and sender. With --speed max, time is virtual: a year passes in seconds, and waits are
+    exact. Otherwise settings are durations of the room: at a speed of 60, --quiet-s 2 is a
+    thirtieth of a second.
+    """
+    from chinwag import traces
+
+    config = _config(options["config_file"], {}, _given(options))
+    try:
+        loaded = [traces.load(file) for file in files]
+    except (TraceError, OSError) as error:
+        raise _BadInput(str(error)) from None
+    for trace in loaded:
+        if trace.moved:
+            click.echo(
+                f"{trace.name}: not in the order of time; {trace.moved:,} rows were moved",
+                err=True,
+            )
+    ctx.exit(_present(([_replay(t, config, speed, options)] for t in loaded), options["form"]))
+
+
+def _introduce(recorded: list[Room], speed: float) -> None:
+    out = _out()
+    pace = "on a virtual clock" if speed == math.inf else f"at {speed:g} times their speed"
+    out.print(f"Two recorded rooms {pace}, against a simulated handler:")
+    for room in recorded:
+        out.print(f"- {room.trace.name}: {room.about}")
+    out.print()
+    sys.stdout.flush()
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Setting]:
+    """Pick the settings among the options; `none` may have been said, so None is no sign."""
+    ctx = click.get_current_context()
+    return {
+        key: options[key]
+        for key in Config().flat()
+        if key in options and ctx.get_parameter_source(key) is not _DEFAULT
+    }
+
+
+def _config(file: str | None, first: Mapping[str, Setting], given: Mapping[str, Setting]) -> Config:
+    try:
+        if file is not None:
+            Config.load(file)  # checked by itself, so that the message names the file
+        return Config.of(**{**first, **(settings.read(file) if file else {}), **given})
+    except (ConfigError, OSError) as error:
+        raise _BadInput(str(error)) from None
+
+
+def _replay(trace: Trace, config: Config, speed: float, options: Mapping[str, Any]) -> Replay:
+    from chinwag.replay import Replay
+
+    limit = options["limit"]
+    return Replay(
+        trace if limit is None else trace.head(limit),
+        config,
+        speed=None if speed == math.inf else speed,
+        handler_s=options["handler_s"],
+        flush_mentions=options["flush_mentions"],
+        seed=options["seed"],
+    )
+
+
+def _present(runs: Iterable[list[Replay]], form: str | None) -> int:
+    """Run what goes side by side, one group after the other; print it; return the exit code."""
+    from chinwag.replay import run
+
+    code = 0
+    for number, replays in enumerate(runs):
+        interrupted = False
+        with _live(replays):
+            try:
+                run(*replays)
+            except KeyboardInterrupt:
+                interrupted = True
+        try:
+            reports = [replay.report() for replay in replays]
+        except Imbalance as error:
+            raise click.ClickException(f"the books do not balance: {error}") from None
+        _print(reports, form, first=number == 0)
+        if interrupted:
+            return _INTERRUPTED
+        code = max(code, *(0 if report.ok else 1 for report in reports))
+    return code
+
+
+def _print(reports: list[Report], form: str | None, *, first: bool) -> None:
+    if form == "json":
+        for report in reports:
+            click.echo(json.dumps(report.as_dict(), allow_nan=False))
+    elif form == "markdown":
+        if first:
+            click.echo("| " + " | ".join(_COLUMNS) + " |")
+            click.echo("| --- |" + " ---: |" * (len(_COLUMNS) - 1))
+        for report in reports:
+            click.echo("| " + " | ".join(_cells(report)) + " |")
+    else:
+        out = _out()
+        out.print(_summary(reports))
+        out.print(_verdict(reports))
+    sys.stdout.flush()
+
+
+def _cells(report: Report) -> list[str]:
+    wait = report.wait_s
+    return [
+        report.name,
+        f"{report.pushed:,}",
+        f"{report.groups:,}",
+        f"{report.senders:,}",
+        f"{report.calls:,}",
+        _figure(report.messages_per_call),
+        *(_span(q) for q in (wait.p50, wait.p95, wait.p99)),
+        f"{report.lost:,}",
+    ]
+
+
+def _summary(reports: list[Report]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("", style="dim", no_wrap=True)
+    for report in reports:
+        table.add_column(report.name, overflow="fold")
+    rows = [dict(_lines(report)) for report in reports]
+    for label in dict.fromkeys(label for row in rows for label in row):
+        table.add_row(label, *(row.get(label, "-") for row in rows))
+    return table
+
+
+def _lines(report: Report) -> Iterator[tuple[str, str]]:
+    wait, size = report.wait_s, report.batch_size
+    yield "recorded", f"{human_s(report.span_s)}"
+    yield "groups", f"{report.groups:,}"
+    yield "senders", f"{report.senders:,}"
+    changed = ", ".join(f"{key}={_shown(value)}" for key, value in report.settings.items())
+    yield "settings", changed or "all default"
+    yield "messages in", f"{report.accepted:,}"
+    for reason, count in report.refused.items():
+        yield f"refused ({reason})", f"{count:,}"
+    yield "calls made", f"{report.calls:,}"
+    if report.failed_calls:
+        yield "calls failed", f"{report.failed_calls:,}"
+    yield (
+        "messages a call",
+        f"{_figure(size.mean)} (p95 {_figure(size.p95)}, max {_figure(size.max)})",
+    )
+    yield "back-to-back runs", f"{report.back_to_back:,}"
+    yield "bursts", f"{report.bursts:,}"
+    yield "wait p50", _span(wait.p50)
+    yield "wait p95", _span(wait.p95)
+    yield "wait p99", _span(wait.p99)
+    yield "handler took", f"{_span(report.handling_s.mean)} (p95 {_span(report.handling_s.p95)})"
+    yield "windows closed by", _counts(report.closed_by)
+    if report.speed is not None:
+        yield "pushed late", f"up to {_span(report.late_s)}"
+    yield "ledger", str(report.ledger)
+
+
+def _verdict(reports: list[Report]) -> str:
+    messages = sum(report.accepted for report in reports)
+    calls = sum(report.calls for report in reports)
+    elapsed_s = max(report.elapsed_s for report in reports)
+    done = f"{messages:,} messages in {calls:,} calls within {human_s(elapsed_s)} of real time"
+    faults = [
+        f"{count:,} {what}"
+        for count, what in (
+            (sum(report.lost for report in reports), "lost"),
+            (sum(report.repeated for report in reports), "handled twice"),
+            (sum(report.out_of_order for report in reports), "out of order"),
+            (sum(report.failed_calls for report in reports), "calls failed"),
+        )
+        if count
+    ]
+    if not all(report.finished for report in reports):
+        done = f"interrupted after {done}"
+    if faults:
+        return f"\n{done}: {', '.join(faults)}."
+    return f"\n{done}: nothing lost, nothing twice, each sender in order."
+
+
+@contextlib.contextmanager
+def _live(replays: list[Replay]) -> Iterator[None]:
+    """Show figures while it runs, from a thread of its own: virtual time leaves no gap for them."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield
+        return
+    from rich.live import Live
+
+    with Live(
+        get_renderable=lambda: _table(replays),
+        console=console,
+        refresh_per_second=8,
+        transient=True,
+    ):
+        yield
+
+
+def _table(replays: list[Replay]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("room", no_wrap=True, max_width=20)
+    for title in ("at", "in", "groups", "waiting", "running", "calls", "a call", *_PERCENTILES):
+        table.add_column(title, justify="right", no_wrap=True)
+    for replay in replays:
+        stats = replay.stats
+        wait = replay.waits(stats)
+        table.add_row(
+            replay.trace.name,
+            human_s(replay.room_s),
+            f"{stats.total_messages:,}",
+            f"{stats.groups:,}",
+            f"{stats.waiting:,}",
+            f"{stats.running:,}",
+            f"{stats.calls:,}",
+            _figure(stats.batch_size.mean if stats.calls else None),
+            *(_span(q) for q in (wait.p50, wait.p95, wait.p99)),
+        )
+    return table
+
+
+def _out() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _span(seconds: float | None) -> str:
+    return "-" if seconds is None else human_s(seconds)
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value == int(value) or value >= 100 else f"{value:.2f}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {count:,}" for name, count in ordered) or "-"

@@ -147,7 +147,8 @@ class EventsMissed:
     """So many events were dropped here, since nobody read them in time.
 
     Either the reader of `events()` was slower than its buffer allows, or the event loop was blocked
-    for so long that the queue itself had too many to keep. It has no `at`: it is not about the queue.
+    for so long that the queue itself had too many to keep. It has no `at`, since it is not about
+    the queue.
     """
 
     count: int

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -674,8 +675,10 @@ def test_returned_results_are_compared(run_file: Run) -> None:
 
 
 def test_a_scenario_that_hangs_fails(run_file: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
     def never_ends(*_: object) -> None:
-        time.sleep(5)
+        over.wait(60)
 
     real = play.play
     monkeypatch.setattr("chinwag.testing.scenarios.play.run", never_ends)
@@ -683,9 +686,11 @@ def test_a_scenario_that_hangs_fails(run_file: Run, monkeypatch: pytest.MonkeyPa
         "chinwag.testing.scenarios.__main__.play", lambda scenario: real(scenario, limit_s=0.05)
     )
 
-    code, lines = run_file(scenario())
+    code, lines = run_file(scenario(), scenario(id="next"))
+    over.set()
 
     assert code == 1
+    assert lines[1].startswith("FAIL next")
     assert lines[0].startswith("FAIL two: expected an end, got none within 0.05 s of real time")
 
 

@@ -350,16 +350,14 @@ def test_sleepers_wake_before_what_is_booked() -> None:
             await asyncio.sleep(1.0)
             seen.append("awake")
 
-        def booked() -> None:
-            asyncio.get_running_loop().call_soon(seen.append, "after what was booked")
-
-        clock.at(1.0, booked)
+        clock.at(1.0, seen.append, "booked")
+        clock.at(1.0, seen.append, "booked, too")
         task = asyncio.create_task(sleeper())
-        await task
-        await clock.advance(0)
+        await clock.advance(1.0)
+        assert task.done()
         return seen
 
-    assert run(main) == ["awake", "after what was booked"]
+    assert run(main) == ["awake", "booked", "booked, too"]
 
 
 def test_timers_fire_at_the_nearest_microsecond() -> None:
@@ -485,6 +483,57 @@ def test_a_push_at_the_end_of_a_call_finds_its_lane_idle() -> None:
         return [call.started for call in handler.calls]
 
     assert run(main) == [1.0, 4.0]
+
+
+def test_a_pause_at_the_end_of_a_call_holds_the_next() -> None:
+    """T1: the call ends, then the pause comes, then nothing starts."""
+
+    async def main(clock: Clock) -> list[float]:
+        handler = RecordingHandler[str](duration_s=2.0)
+        async with Queue(handler) as queue:
+            clock.at(0.0, queue.put_nowait, "room", "ann", "one")
+            clock.at(1.0, queue.put_nowait, "room", "ann", "two")
+            clock.at(2.0, queue.pause, "room")
+            clock.at(5.0, queue.resume, "room")
+            await clock.run_until_idle()
+        return [call.started for call in handler.calls]
+
+    assert run(main) == [0.0, 5.0]
+
+
+def test_closing_at_the_end_of_a_call_leaves_it_done() -> None:
+    """T1: it has ended before the queue closes, and nothing starts between the two."""
+
+    async def main(clock: Clock) -> tuple[list[str], int]:
+        handler = RecordingHandler[str](duration_s=2.0)
+        queue = Queue(handler)
+        await queue.start()
+        for payload in ("one", "two"):
+            receipts.append(queue.put_nowait("room", "ann", payload))
+            await clock.advance(0)
+        loop = asyncio.get_running_loop()
+        clock.at(2.0, lambda: closing.append(loop.create_task(queue.aclose(drain=False))))
+        await clock.run_until_idle()
+        await closing[0]
+        return [receipt.state for receipt in receipts], len(handler.calls)
+
+    receipts: list[Any] = []
+    closing: list[asyncio.Task[None]] = []
+    assert run(main) == (["done", "abandoned"], 1)
+
+
+def test_all_calls_of_an_instant_end_before_one_starts() -> None:
+    """T1: otherwise who waits longest would lose to who ends first."""
+
+    async def main(clock: Clock) -> list[str]:
+        handler = RecordingHandler[str](duration_s=2.0)
+        async with Queue(handler, max_concurrent_per_group=2) as queue:
+            for second, sender in ((0, "ann"), (0, "bob"), (1, "bob"), (1, "ann")):
+                clock.at(second, queue.put_nowait, "room", sender, f"{sender}{second}")
+            await clock.run_until_idle()
+        return [payload for batch in handler.batches for payload in batch]
+
+    assert run(main) == ["ann0", "bob0", "bob1", "ann1"]
 
 
 def test_a_push_at_the_due_time_joins_the_window() -> None:

@@ -37,14 +37,15 @@ class Clock:
     which closes windows and starts calls. Within each it is first booked, first run.
 
     Args:
-        start_s: Where time begins, in seconds since the epoch. By default the next whole second
-            of the real clock, so that messages pushed before are older.
+        start_s: Where time begins, in seconds since the epoch. By default a whole second just
+            ahead of the real clock, so that messages pushed by that clock before are older.
         thread_wait_s: How many real seconds the loop waits for a handler in a thread before it
             treats it as hanging and lets virtual time go on.
     """
 
     def __init__(self, start_s: float | None = None, *, thread_wait_s: float = 10.0) -> None:
-        self.start_s: float = math.ceil(time.time()) if start_s is None else start_s
+        # One second more leaves time between making the clock and pushing by the real one.
+        self.start_s: float = math.ceil(time.time()) + 1 if start_s is None else start_s
         """Its start in seconds since the epoch, as in `message.arrived_at`."""
         self.thread_wait_s = thread_wait_s
         self.manual = ManualClock(self.start_s)

@@ -102,9 +102,12 @@ class ManualEventLoop(asyncio.SelectorEventLoop):
         self._hanging: set[asyncio.Future[Any]] = set()
         self._moves = 0
         self._rounds = 0
-        selector = _Selector(self)
-        super().__init__(selector)
-        clock.bind(self)
+        super().__init__(_Selector(self))
+        try:
+            clock.bind(self)
+        except ClockError:
+            self.close()
+            raise
 
     def time(self) -> float:
         """Seconds since the clock's start."""
@@ -213,14 +216,23 @@ class ManualEventLoop(asyncio.SelectorEventLoop):
         # chinwag's own timer has an instant's last turn for itself: by then calls that end have
         # been settled and everything pushed at this instant is in its inbox.
         last = self._timers[0][1] == _LAST
+        first: list[asyncio.Handle] = []
+        then: list[asyncio.Handle] = []
         while self._timers and self._timers[0][0] <= due_us:
-            if (self._timers[0][1] == _LAST) != last:
+            rank = self._timers[0][1]
+            if (rank == _LAST) != last:
                 break
             timer = heapq.heappop(self._timers)[3]
             if timer.cancelled():
                 self._cancelled_timers -= 1
             else:
-                self._ready.append(timer)
+                (first if rank == _FIRST else then).append(timer)
+        if not first:
+            self._ready.extend(then)
+            return
+        self._ready.extend(first)
+        # Behind the steps of the tasks that wake, which are appended while this round runs.
+        self.call_soon(self._ready.extend, then)
 
     def _next_timer(self) -> int | None:
         while self._timers and self._timers[0][3].cancelled():
@@ -234,8 +246,8 @@ class ManualEventLoop(asyncio.SelectorEventLoop):
         return self._reaching[0][0] if self._reaching else None
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        # Called by every handle that is cancelled. A timer pushed back again and again must not
-        # leave its former selves behind.
+        # Called by every handle that is cancelled, some after they have run, so this counts a few
+        # too many. A timer pushed back again and again must not leave its former selves behind.
         self._cancelled_timers += 1
         if self._cancelled_timers > 100 and self._cancelled_timers * 2 > len(self._timers):
             # The handle itself is marked as cancelled only after this call.

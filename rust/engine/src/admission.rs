@@ -4,20 +4,18 @@
 //! the group's inbox. Only a message with an id of its own takes a lock, its group's, for the filter.
 //! The scheduler's owner is never waited for.
 
-use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use compact_str::CompactString;
-use foldhash::quality::RandomState;
-use hashbrown::HashTable;
 
 use crate::dedup::Ids;
 use crate::events::Event;
-use crate::group::GroupId;
+use crate::ids::GroupId;
 use crate::inbox::{Inbox, Ready};
 use crate::message::Extra;
+use crate::names::Names;
 use crate::slab::Key as _;
 use crate::{Seq, Settings, Size, Time};
 
@@ -379,7 +377,7 @@ impl<P> Intake<P> {
 }
 
 impl Shared {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.into(),
             accepted: AtomicU32::new(0),
@@ -407,103 +405,6 @@ impl Shared {
         self.slot.store(id.slot().get(), Ordering::Relaxed);
     }
 }
-
-/// Groups by name. Split so that threads that meet new groups rarely meet each other.
-struct Names<P> {
-    hasher: RandomState,
-    shards: [RwLock<HashTable<Arc<GroupInbox<P>>>>; SHARDS],
-}
-
-impl<P> Names<P> {
-    fn new() -> Self {
-        Self {
-            hasher: RandomState::default(),
-            shards: std::array::from_fn(|_| RwLock::new(HashTable::new())),
-        }
-    }
-
-    fn find(&self, name: &str) -> Option<Arc<GroupInbox<P>>> {
-        let (hash, shard) = self.place(name);
-        let table = shard.read().unwrap_or_else(PoisonError::into_inner);
-        table
-            .find(hash, |inbox| inbox.group().name == name)
-            .cloned()
-    }
-
-    fn open(&self, name: &str) -> Arc<GroupInbox<P>> {
-        self.find(name).unwrap_or_else(|| {
-            let open = AtomicBool::new(false);
-            let made = self.with(name, &open, (), |inbox, ()| inbox.clone());
-            made.unwrap_or_else(|()| unreachable!("nobody closes it"))
-        })
-    }
-
-    /// Does something with a group's inbox, made if need be, and a thing that comes back if the
-    /// queue is closed. The shard is held meanwhile, which spares a pair of atomic operations.
-    fn with<T, R>(
-        &self,
-        name: &str,
-        closed: &AtomicBool,
-        thing: T,
-        use_it: impl FnOnce(&Arc<GroupInbox<P>>, T) -> R,
-    ) -> Result<R, T> {
-        if closed.load(Ordering::Acquire) {
-            return Err(thing);
-        }
-        let (hash, shard) = self.place(name);
-        let same = |inbox: &Arc<GroupInbox<P>>| inbox.group().name == name;
-        {
-            let table = shard.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(inbox) = table.find(hash, same).filter(|inbox| !inbox.is_closed()) {
-                return Ok(use_it(inbox, thing));
-            }
-        }
-        let mut table = shard.write().unwrap_or_else(PoisonError::into_inner);
-        // Asked again under the lock that `all` takes: no inbox comes into being unseen by it.
-        if closed.load(Ordering::Acquire) {
-            return Err(thing);
-        }
-        if let Some(inbox) = table.find_mut(hash, same) {
-            if inbox.is_closed() {
-                *inbox = Inbox::new(Shared::new(name));
-            }
-            return Ok(use_it(inbox, thing));
-        }
-        let inbox = Inbox::new(Shared::new(name));
-        table.insert_unique(hash, inbox.clone(), |inbox| self.hash(&inbox.group().name));
-        Ok(use_it(&inbox, thing))
-    }
-
-    fn remove(&self, inbox: &Arc<GroupInbox<P>>) {
-        let (hash, shard) = self.place(&inbox.group().name);
-        let mut table = shard.write().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(entry) = table.find_entry(hash, |other| Arc::ptr_eq(other, inbox)) {
-            entry.remove();
-        }
-    }
-
-    fn all(&self) -> Vec<Arc<GroupInbox<P>>> {
-        let tables = self
-            .shards
-            .iter()
-            .map(|shard| shard.write().unwrap_or_else(PoisonError::into_inner));
-        tables
-            .flat_map(|table| table.iter().cloned().collect::<Vec<_>>())
-            .collect()
-    }
-
-    fn place(&self, name: &str) -> (u64, &RwLock<HashTable<Arc<GroupInbox<P>>>>) {
-        let hash = self.hash(name);
-        // The table's own buckets come from the low bits and the seven highest.
-        (hash, &self.shards[(hash >> 40) as usize % SHARDS])
-    }
-
-    fn hash(&self, name: &str) -> u64 {
-        self.hasher.hash_one(name.as_bytes())
-    }
-}
-
-const SHARDS: usize = 16;
 
 /// A panic elsewhere does not make these values wrong: each is changed in one step.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use crate::Time;
 use crate::engine::{Engine, Outbox};
+use crate::ids::{LaneId, MessageId};
 use crate::ledger::{Imbalance, Ledger};
-use crate::message::{Flag, MessageId};
+use crate::message::Flag;
 use crate::settings::Lanes;
 use crate::slab::Key as _;
 
@@ -101,7 +102,7 @@ impl<P> Engine<P> {
         Ok(ledger)
     }
 
-    fn audit_lane(&self, id: crate::lane::LaneId) -> Result<u64, Imbalance> {
+    fn audit_lane(&self, id: LaneId) -> Result<u64, Imbalance> {
         let lane = &self.lanes[id];
         let name = || {
             format!(

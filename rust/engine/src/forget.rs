@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::Time;
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
-use crate::group::GroupId;
+use crate::ids::GroupId;
 
 /// Where the sweep is.
 #[derive(Default)]

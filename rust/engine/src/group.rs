@@ -6,18 +6,11 @@ use compact_str::CompactString;
 
 use crate::admission::GroupInbox;
 use crate::engine::Engine;
-use crate::lane::{Lane, LaneId};
+use crate::ids::{ActivityId, GroupId, LaneId, SenderId};
+use crate::lane::Lane;
 use crate::order::{Claim, Contest, HeldUp, NowServed, Points};
-use crate::sender::SenderId;
-use crate::slab::{Slab, keys};
+use crate::slab::Slab;
 use crate::{Seq, Time};
-
-keys! {
-    /// A group.
-    GroupId,
-    /// What goes on in a group.
-    ActivityId,
-}
 
 /// What is remembered of a group, also while it is idle: that is most groups, most of the time.
 #[repr(align(64))] // a cache line, and not parts of two: with a million groups each is a miss

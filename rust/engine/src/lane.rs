@@ -1,16 +1,9 @@
 //! FIFO of one sender within one group, while something of them waits or runs.
 
-use crate::group::{ActivityId, GroupId};
-use crate::message::{Flag, MessageId, Messages};
+use crate::ids::{ActivityId, GroupId, LaneId, MessageId, SenderId};
+use crate::message::{Flag, Messages};
 use crate::order::Claim;
-use crate::sender::SenderId;
-use crate::slab::keys;
 use crate::window::{ClosedBy, Found, Window};
-
-keys! {
-    /// A lane.
-    LaneId
-}
 
 /// What waits in a lane, and how much of it runs.
 ///

@@ -7,21 +7,15 @@ use compact_str::CompactString;
 use crate::admission::Shared;
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
-use crate::group::{ActivityId, GroupId};
-use crate::lane::LaneId;
+use crate::ids::{ActivityId, GroupId, LaneId, LeaseSlot, MessageId};
 use crate::ledger::End;
-use crate::message::{Flag, MessageId, Messages};
+use crate::message::{Flag, Kind, Messages};
 use crate::order::{HeldUp, Points};
 use crate::sender::Senders;
 use crate::settings::Lanes;
-use crate::slab::{Key as _, keys};
+use crate::slab::Key as _;
 use crate::window::ClosedBy;
 use crate::{Seq, Size, Time};
-
-keys! {
-    /// A lease's slot.
-    LeaseSlot
-}
 
 /// Names a lease. Slot and generation: a stale one is never mistaken for a newer one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,28 +54,6 @@ pub enum Outcome {
         /// In a word.
         reason: &'static str,
     },
-}
-
-/// How quickly messages followed each other; of a batch the highest of its messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// Far from the one before.
-    Single,
-    /// Close on the sender's previous message.
-    BackToBack,
-    /// Third or later of a quick run.
-    Burst,
-}
-
-impl Kind {
-    /// The word for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Single => "single",
-            Self::BackToBack => "back_to_back",
-            Self::Burst => "burst",
-        }
-    }
 }
 
 /// A running call.

@@ -3,16 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::lease::Kind;
-use crate::sender::SenderId;
-use crate::slab::{Slab, keys};
+use crate::ids::{MessageId, SenderId};
+use crate::slab::Slab;
 use crate::window::ClosedBy;
 use crate::{Size, Time};
-
-keys! {
-    /// A message in the engine.
-    MessageId
-}
 
 /// Push order over the whole queue, from 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +26,28 @@ impl Seq {
     /// The reverse of [`Self::automatic_id`].
     pub fn from_automatic_id(id: &str) -> Option<Self> {
         id.strip_prefix('#')?.parse().ok().map(Self)
+    }
+}
+
+/// How quickly messages followed each other; of a batch the highest of its messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Far from the one before.
+    Single,
+    /// Close on the sender's previous message.
+    BackToBack,
+    /// Third or later of a quick run.
+    Burst,
+}
+
+impl Kind {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::BackToBack => "back_to_back",
+            Self::Burst => "burst",
+        }
     }
 }
 

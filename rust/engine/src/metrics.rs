@@ -1,6 +1,6 @@
 //! Counters and fixed-bucket histograms: an addition each.
 
-use crate::lease::Kind;
+use crate::message::Kind;
 use crate::window::ClosedBy;
 
 /// Bits of a value below its leading one that choose the bucket: 16 buckets an octave, so a

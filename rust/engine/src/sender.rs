@@ -8,16 +8,10 @@ use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 
 use crate::Time;
-use crate::group::GroupId;
-use crate::lane::LaneId;
+use crate::ids::{GroupId, LaneId, SenderId};
 use crate::order::Points;
-use crate::slab::{Slab, keys};
+use crate::slab::Slab;
 use crate::time::micros;
-
-keys! {
-    /// A sender in a group.
-    SenderId
-}
 
 /// One member of one group. The lane that all members share under `lanes="group"` has a sender of
 /// its own, with an empty name, since it competes and is served like one.

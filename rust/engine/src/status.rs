@@ -3,9 +3,8 @@
 use compact_str::CompactString;
 
 use crate::engine::{Engine, Outbox};
-use crate::group::GroupId;
-use crate::lease::Kind;
-use crate::message::MessageId;
+use crate::ids::{GroupId, MessageId};
+use crate::message::Kind;
 use crate::{Seq, Time};
 
 /// How a group is.

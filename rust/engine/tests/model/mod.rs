@@ -204,7 +204,7 @@ impl Model {
     ) -> Result<u64, Vec<(Refusal, u64)>> {
         let (here, in_all) = (self.waiting(Some(group)), self.waiting(None));
         if self.closed {
-            return Err(vec![(Refusal::Closed, here), (Refusal::Closed, 0)]);
+            return Err(vec![(Refusal::Closed, here)]);
         }
         if wish
             .id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import weakref
@@ -60,6 +61,9 @@ class Queue(_core.Core[P]):
             raise ConfigError(f"config must be a chinwag.Config, not {type(config).__name__}")
         if config is None or settings:
             config = Config.of(**{**(config.flat() if config else {}), **settings})
+        if clock is None:
+            # On the event loop of a test the queue goes by the test's clock from the beginning.
+            clock = getattr(asyncio._get_running_loop(), "chinwag_clock", None)
         super().__init__(config.flat(), clock)
         self._config = config
         self._handler = None if handler is None else Handler.of(handler)

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use chinwag_engine as engine;
-use chinwag_engine::{Engine, Intake, Lanes, Outbox, Outcome, Refused, Time};
+use chinwag_engine::{Engine, Intake, Lanes, Outbox, Outcome, Refusal, Refused, Time};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -98,19 +98,24 @@ impl Core {
         standalone: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<Receipt>> {
         let inner = self.inner()?;
-        let (room, who) = (
-            arguments::name("group", group)?,
-            arguments::name("sender", sender)?,
-        );
-        let options = engine::Options {
-            id: arguments::optional_name("id", id)?.map(Into::into),
-            at: at.map(|at| arguments::time("at", at)).transpose()?,
-            size: size.map_or(Ok(engine::Size::ONE), |size| arguments::size("size", size))?,
-            batch_key: arguments::optional_name("batch_key", batch_key)?.map(Into::into),
-            quiet: inner.own_quiet(quiet_s)?,
-            flush: flush.map_or(Ok(false), |flag| arguments::flag("flush", flag))?,
-            standalone: standalone.map_or(Ok(false), |flag| arguments::flag("standalone", flag))?,
+        let read = || {
+            let options = engine::Options {
+                id: arguments::optional_name("id", id)?.map(Into::into),
+                at: at.map(|at| arguments::time("at", at)).transpose()?,
+                size: size.map_or(Ok(engine::Size::ONE), |size| arguments::size("size", size))?,
+                batch_key: arguments::optional_name("batch_key", batch_key)?.map(Into::into),
+                quiet: inner.own_quiet(quiet_s)?,
+                flush: flush.map_or(Ok(false), |flag| arguments::flag("flush", flag))?,
+                standalone: standalone
+                    .map_or(Ok(false), |flag| arguments::flag("standalone", flag))?,
+            };
+            let (room, who) = (
+                arguments::name("group", group)?,
+                arguments::name("sender", sender)?,
+            );
+            PyResult::Ok((room, who, options))
         };
+        let (room, who, options) = read().map_err(|wrong| inner.closed_or(py, wrong))?;
         let receipt = inner.receipts.blank(py)?;
         let now = inner.clock.now();
         let names = Names {
@@ -597,11 +602,29 @@ impl Inner {
         {
             return error;
         }
-        match self.life.load(Ordering::Acquire) {
-            LOOP_LOST => error::closed(py, "loop_closed", refused.depth),
-            FORKED => error::closed(py, "forked", refused.depth),
-            _ => error::rejected(py, refused.reason, refused.depth),
+        match refused.reason {
+            Refusal::Closed => self.closed(py, refused.depth),
+            reason => error::rejected(py, reason, refused.depth),
         }
+    }
+
+    /// What is wrong with a push, unless the queue takes none at all: that comes first (rule A1).
+    #[cold]
+    fn closed_or(&self, py: Python<'_>, wrong: PyErr) -> PyErr {
+        if self.intake.is_closed() {
+            self.closed(py, self.intake.depth())
+        } else {
+            wrong
+        }
+    }
+
+    fn closed(&self, py: Python<'_>, depth: u64) -> PyErr {
+        let reason = match self.life.load(Ordering::Acquire) {
+            LOOP_LOST => "loop_closed",
+            FORKED => "forked",
+            _ => "closed",
+        };
+        error::closed(py, reason, depth)
     }
 }
 

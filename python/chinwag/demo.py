@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from chinwag.config import Setting
 from chinwag.traces import Trace, shipped
 
-__all__ = ["SPEED", "Room", "rooms"]
-
-SPEED = 60.0
-"""How many times faster than recorded: a quarter of an hour in a quarter of a minute."""
+__all__ = ["Room", "rooms"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

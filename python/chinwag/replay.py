@@ -48,15 +48,16 @@ class HandlerTime:
         Raises:
             ConfigError: It is none of these.
         """
-        if match := re.fullmatch(rf"exp:({_NUMBER})", text):
+        match = re.fullmatch(rf"exp:({_NUMBER})", text)
+        if match and float(match[1]) <= _LONGEST_S:
             return cls(mean_s=float(match[1]))
         if match := re.fullmatch(rf"({_NUMBER})(?:-({_NUMBER}))?", text):
             low_s, high_s = float(match[1]), float(match[2] or match[1])
-            if low_s <= high_s:
+            if low_s <= high_s <= _LONGEST_S:
                 return cls(low_s=low_s, high_s=high_s)
         raise ConfigError(
             f"handler time {text!r}: must be seconds such as 1.5, 0.3-2 (evenly between) or "
-            "exp:1.2 (exponential, by its mean)"
+            f"exp:1.2 (exponential, by its mean), at most {_LONGEST_S:,.0f}"
         )
 
     def draw(self, count: int, seed: int) -> NDArray[np.float64]:
@@ -118,6 +119,7 @@ class Report:
 
     calls: int
     failed_calls: int
+    """Interrupted ones included."""
     back_to_back: int
     """Calls whose batch was back-to-back, bursts not counted."""
     bursts: int
@@ -146,12 +148,21 @@ class Report:
         return self.batch_size.mean
 
     @property
+    def faults(self) -> dict[str, int]:
+        """What should not have happened, and to how many messages; empty when all is well."""
+        ordered = self.settings.get("lanes") != "message"
+        counts = {
+            "lost": self.lost,
+            "handled twice": self.repeated,
+            "out of order": self.out_of_order if ordered else 0,
+            "in calls that failed": self.ledger.dead,
+        }
+        return {fault: count for fault, count in counts.items() if count}
+
+    @property
     def ok(self) -> bool:
-        """Whether nothing was lost, repeated, out of order or failed."""
-        disorder = self.out_of_order and self.settings.get("lanes") != "message"
-        return self.ledger.balanced and not (
-            self.lost or self.repeated or disorder or self.failed_calls
-        )
+        """Whether there are no faults."""
+        return not self.faults
 
     def as_dict(self) -> dict[str, Any]:
         """Make a dictionary that is valid JSON."""
@@ -372,6 +383,7 @@ def _plain(value: Any) -> Any:
 
 
 _NUMBER = r"\d*\.?\d+(?:[eE][+-]?\d+)?"
+_LONGEST_S = 1e6
 _ACCEPTED, _HANDLED = 1, 2
 
 # Rows whose columns become Python values at once, and after how many pushes others get a turn

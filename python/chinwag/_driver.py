@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context as Variables
@@ -64,12 +65,18 @@ class Driver:
         self._parked: list[Runner] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_us: int | None = None
+        self._watch: weakref.ref[asyncio.TimerHandle] | None = None
         self._waiting: set[asyncio.Future[None]] = set()
         self._state: Literal["open", "draining", "ending", "closed"] = "open"
         self._closing: asyncio.Future[None] | None = None
 
     def start(self) -> None:
         """From now on pushes wake it, and what has been pushed is handled."""
+        watch = self.loop.call_at(
+            self.loop.time() + _NEVER_S, id, _Watch(self), context=self._variables
+        )
+        # Weakly, so that closing the loop frees it.
+        self._watch = weakref.ref(watch)
         self.core._attach(self.wake)
         self.promote()
 
@@ -78,7 +85,7 @@ class Driver:
     def wake(self) -> bool:
         """Look soon; from any thread. False: the loop is gone."""
         if self.loop.is_closed():
-            self._lose()
+            self.lose()
             return False
         if threading.get_ident() == self._thread:
             self.promote()
@@ -88,7 +95,7 @@ class Driver:
         except RuntimeError:
             if not self.loop.is_closed():
                 raise
-            self._lose()
+            self.lose()
             return False
         return True
 
@@ -211,13 +218,15 @@ class Driver:
         self._state = "closed"
         if self._timer is not None:
             self._timer.cancel()
+        if self._watch is not None and (watch := self._watch()) is not None:
+            watch.cancel()
         if "threads" in self.__dict__:
             self.threads.shutdown(wait=False, cancel_futures=True)
         self.core._detach()
         self._tell()
         self._tell_waiting()
 
-    def _lose(self) -> None:
+    def lose(self) -> None:
         """The loop was closed before the queue: account for what is there, refuse the rest."""
         if self._state == "closed":
             return
@@ -227,7 +236,11 @@ class Driver:
         self.core._close()
         self.core._abandon()
         for runner in tuple(self._runners):
+            # What the loop has left undone is told above, once.
+            runner.task._log_destroy_pending = False
             if runner.batch:
+                runner.fenced = True
+                runner.decide("closed")
                 self.core._end(runner.batch, "closed", None)
         self.core._detach()
 
@@ -310,6 +323,26 @@ class Driver:
             if not future.done():
                 future.set_result(None)
 
+
+class _Watch:
+    """Tells the driver that its loop has been closed, so that the next push is refused.
+
+    It is the argument of a timer that never rings. A loop that is closed lets its timers go, and
+    tells nobody otherwise: a turn that is scheduled never comes, and pushes wait for it.
+    """
+
+    __slots__ = ("_driver",)
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = weakref.ref(driver)
+
+    def __del__(self) -> None:
+        driver = self._driver()
+        if driver is not None and driver.loop.is_closed():
+            driver.lose()
+
+
+_NEVER_S = 200 * 365 * 86_400.0
 
 # Runners that wait for work; more than this are let go.
 _MOST_PARKED = 1_000

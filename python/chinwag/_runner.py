@@ -37,6 +37,7 @@ class RunnerTask(asyncio.Task[None]):
     """A task that knows that it was asked to end."""
 
     touched = False
+    _log_destroy_pending: bool  # asyncio's own
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Request cancellation, and remember it."""
@@ -151,12 +152,16 @@ class Runner:
 
     def end(self, reason: str) -> None:
         """Ask the call to end; what comes of it now counts for nothing."""
+        self.decide(reason)
+        if self._driver.handler.is_async:
+            self.task.cancel()
+
+    def decide(self, reason: str) -> None:
+        """Let nothing count that comes of the call from now on."""
         self.ending = reason
         self.task.touched = True
         if self._context is not None:
             self._context._ending = reason
-        if self._driver.handler.is_async:
-            self.task.cancel()
 
     def _must_retire(self, batch: Batch[Any], result: object, refs: int) -> bool:
         """Settle a call that returned and left something behind; false if it did not."""

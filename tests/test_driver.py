@@ -1,0 +1,1052 @@
+"""The loop side of a queue: tasks, cancellation, closing, and what becomes of a loop or process."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+
+from chinwag import Batch, Context, Dropped, Queue, QueueClosed, Receipt, _driver
+from chinwag._runner import RunnerTask
+from chinwag.events import Event
+from chinwag.stats import Ledger
+from chinwag.testing import Clock, ManualEventLoop, RecordingHandler
+from chinwag.testing import new_event_loop as new_manual_loop
+from chinwag.testing import run as run_on_clock
+
+Main = Callable[[], Coroutine[Any, Any, Any]]
+Run = Callable[[Main], Any]
+
+# Only a test that fails waits as long.
+WATCHDOG_S = 30
+# The loop's own idea of a time that does not come.
+NEVER_S = 2**52 / 1e6
+
+
+def new_loop(kind: str) -> asyncio.AbstractEventLoop:
+    if kind == "virtual":
+        return new_manual_loop()
+    if kind == "uvloop":
+        loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
+        return loop
+    return asyncio.new_event_loop()
+
+
+REAL_LOOPS = [
+    "asyncio",
+    pytest.param(
+        "uvloop",
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed"
+        ),
+    ),
+]
+LOOPS = ["virtual", *REAL_LOOPS]
+
+
+@pytest.fixture(params=LOOPS)
+def run(request: pytest.FixtureRequest) -> Run:
+    """Run a coroutine function on a loop of the kind the test is for."""
+
+    def run_on(main: Main) -> Any:
+        with asyncio.Runner(loop_factory=lambda: new_loop(request.param)) as runner:
+            return runner.run(asyncio.wait_for(main(), WATCHDOG_S))
+
+    return run_on
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[RunnerTask]:
+    """Every runner's task that is made, in that order."""
+    tasks: list[RunnerTask] = []
+
+    def make(*args: Any, **options: Any) -> RunnerTask:
+        task = RunnerTask(*args, **options)
+        tasks.append(task)
+        return task
+
+    monkeypatch.setattr(_driver, "RunnerTask", make)
+    return tasks
+
+
+async def outcome(receipt: Receipt) -> object:
+    """What a receipt tells: the result, or end and reason."""
+    try:
+        return await receipt
+    except Dropped as dropped:
+        return (dropped.end, dropped.reason)
+
+
+def other_tasks() -> set[asyncio.Task[Any]]:
+    return {task for task in asyncio.all_tasks() if isinstance(task, RunnerTask)}
+
+
+# What a call sees of the others.
+
+
+@pytest.mark.parametrize("suspends", [False, True])
+def test_no_call_sees_the_variables_of_another(run: Run, suspends: bool) -> None:
+    seen: list[str | None] = []
+    variable: ContextVar[str | None] = ContextVar("variable", default=None)
+
+    async def handle(batch: Batch[str]) -> None:
+        seen.append(variable.get())
+        variable.set(batch.group)
+        if suspends:
+            await asyncio.sleep(0)
+            assert variable.get() == batch.group
+
+    async def main() -> None:
+        async with Queue[str](handle, max_batch=1) as queue:
+            for number in range(60):
+                queue.put_nowait(f"room {number % 7}", "ann", "hello")
+
+    run(main)
+
+    assert seen == [None] * 60
+
+
+def test_calls_see_the_variables_of_the_start(run: Run) -> None:
+    variable: ContextVar[str] = ContextVar("variable")
+
+    async def handle(batch: Batch[str]) -> str:
+        return variable.get()
+
+    async def main() -> list[object]:
+        variable.set("at the start")
+        async with Queue[str](handle) as queue:
+            variable.set("later")
+            return [await outcome(queue.put_nowait("room", "ann", "hello")) for _ in range(3)]
+
+    assert run(main) == ["at the start"] * 3
+
+
+def test_a_comparison_that_raises_harms_no_call(run: Run) -> None:
+    """Contexts are compared after each call, by whatever the values define as equality."""
+
+    class Odd:
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError("not comparable")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    variable: ContextVar[Any] = ContextVar("variable", default=None)
+
+    async def handle(batch: Batch[str]) -> bool:
+        clean = variable.get() is None
+        variable.set(Odd())
+        return clean
+
+    async def main() -> list[object]:
+        variable.set(None)
+        async with Queue[str](handle, max_batch=1) as queue:
+            return [await outcome(queue.put_nowait("room", "ann", "hello")) for _ in range(5)]
+
+    assert run(main) == [True] * 5
+
+
+@pytest.mark.parametrize("suspends", [False, True])
+def test_a_remembered_task_never_hits_another_room(run: Run, suspends: bool) -> None:
+    """The idiom `running[room] = asyncio.current_task()` meets tasks that make many calls."""
+    running: dict[str, asyncio.Task[Any] | None] = {}
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(batch: Batch[str]) -> str:
+        running[batch.group] = asyncio.current_task()
+        if suspends:
+            await asyncio.sleep(0)
+        if batch.group == "second":
+            entered.set()
+            await go_on.wait()
+        return batch.group
+
+    async def main() -> object:
+        async with Queue[str](handle) as queue:
+            await queue.put_nowait("first", "ann", "hello")
+            second = queue.put_nowait("second", "bob", "hello")
+            await entered.wait()
+            first = running["first"]
+            assert first is not None
+            first.cancel()
+            await asyncio.sleep(0)
+            go_on.set()
+            return await outcome(second)
+
+    assert run(main) == "second"
+
+
+def test_the_task_of_a_call_is_its_own_while_it_runs(run: Run) -> None:
+    tasks: list[asyncio.Task[Any] | None] = []
+    together = asyncio.Barrier(3)
+
+    async def handle(batch: Batch[str]) -> None:
+        tasks.append(asyncio.current_task())
+        await together.wait()
+
+    async def main() -> None:
+        async with Queue[str](handle) as queue:
+            for room in ("ants", "bees", "cats"):
+                queue.put_nowait(room, "ann", "hello")
+
+    run(main)
+
+    assert len(set(tasks)) == 3
+
+
+# Cancellation of one call.
+
+
+@pytest.mark.parametrize("how", ["and returns", "and waits", "from a callback"])
+def test_a_handler_that_cancels_itself_ends_alone(run: Run, how: str) -> None:
+    async def handle(batch: Batch[str]) -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        if batch.payloads == ["stop"]:
+            if how == "from a callback":
+                asyncio.get_running_loop().call_soon(task.cancel)
+            else:
+                task.cancel()
+            if how != "and returns":
+                await asyncio.Event().wait()
+        return "answered"
+
+    async def main() -> list[object]:
+        queue = Queue[str](handle, max_batch=1)
+        words = ("hello", "stop", "hello", "hello")
+        receipts = [queue.put_nowait("room", "ann", word) for word in words]
+        async with queue:
+            return [await outcome(receipt) for receipt in receipts]
+
+    expected = ["answered", ("dead", "cancelled"), "answered", "answered"]
+    assert run(main) == expected
+
+
+def test_cancelling_from_outside_ends_exactly_that_call(run: Run) -> None:
+    running: dict[str, asyncio.Task[Any]] = {}
+    entered, go_on = asyncio.Barrier(3), asyncio.Event()
+
+    async def handle(batch: Batch[str]) -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        if batch.payloads == ["wait"]:
+            running[batch.group] = task
+            await entered.wait()
+            await go_on.wait()
+        return batch.group
+
+    async def main() -> list[object]:
+        async with Queue[str](handle) as queue:
+            ants, bees = (queue.put_nowait(room, "ann", "wait") for room in ("ants", "bees"))
+            await entered.wait()
+            running["ants"].cancel()
+            after = await outcome(queue.put_nowait("ants", "bob", "hello"))
+            go_on.set()
+            ends = [await outcome(ants), await outcome(bees), after]
+            assert queue.check().dead == 1
+            return ends
+
+    assert run(main) == [("dead", "cancelled"), "bees", "ants"]
+
+
+def test_a_swallowed_cancellation_is_a_result(run: Run) -> None:
+    entered = asyncio.Event()
+    task: list[asyncio.Task[Any] | None] = []
+
+    async def handle(batch: Batch[str]) -> str:
+        if batch.payloads == ["wait"]:
+            task.append(asyncio.current_task())
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                return "made do"  # on purpose: what is tested
+        return "answered"
+
+    async def main() -> list[object]:
+        async with Queue[str](handle) as queue:
+            waits = queue.put_nowait("room", "ann", "wait")
+            await entered.wait()
+            assert task[0] is not None
+            task[0].cancel()
+            return [await outcome(waits), await outcome(queue.put_nowait("room", "ann", "hello"))]
+
+    assert run(main) == ["made do", "answered"]
+
+
+def test_time_outs_inside_handlers_leave_nothing_behind(run: Run) -> None:
+    async def handle(batch: Batch[str]) -> str:
+        (word,) = batch.payloads
+        if word == "timeout":
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.001):
+                    await asyncio.Event().wait()
+        elif word == "wait_for":
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.Event().wait(), 0.001)
+        elif word == "not due":
+            async with asyncio.timeout(60):
+                await asyncio.sleep(0)
+        elif word == "raised":
+            async with asyncio.timeout(0):
+                await asyncio.Event().wait()
+        await asyncio.sleep(0)
+        return word
+
+    async def main() -> list[object]:
+        words = ("timeout", "hello", "wait_for", "hello", "not due", "raised", "hello")
+        async with Queue[str](handle, max_batch=1) as queue:
+            receipts = [queue.put_nowait("room", "ann", word) for word in words]
+            return [await outcome(receipt) for receipt in receipts]
+
+    ends = run(main)
+
+    assert ends == [
+        "timeout", "hello", "wait_for", "hello", "not due", ("dead", "error"), "hello",
+    ]  # fmt: skip
+
+
+def test_task_groups_inside_handlers(run: Run) -> None:
+    async def fail() -> None:
+        raise ValueError("one part")
+
+    async def part(word: str) -> str:
+        await asyncio.sleep(0)
+        return word
+
+    async def handle(batch: Batch[str]) -> list[str]:
+        (word,) = batch.payloads
+        async with asyncio.TaskGroup() as tasks:
+            parts = [tasks.create_task(part(f"{word} {number}")) for number in range(3)]
+            if word == "fails":
+                tasks.create_task(fail())
+                await asyncio.Event().wait()
+        return [task.result() for task in parts]
+
+    async def main() -> list[object]:
+        async with Queue[str](handle, max_batch=1) as queue:
+            receipts = [queue.put_nowait("room", "ann", word) for word in ("a", "fails", "b")]
+            ends = [await outcome(receipt) for receipt in receipts]
+            with pytest.raises(Dropped) as dropped:
+                await receipts[1]
+            assert isinstance(dropped.value.__cause__, ExceptionGroup)
+            return ends
+
+    assert run(main) == [["a 0", "a 1", "a 2"], ("dead", "error"), ["b 0", "b 1", "b 2"]]
+
+
+# What handlers raise.
+
+
+class Odd(BaseException):
+    """Not an `Exception`."""
+
+
+@pytest.mark.parametrize(
+    "kind", [ValueError, Odd, GeneratorExit, StopIteration, StopAsyncIteration]
+)
+@pytest.mark.parametrize("suspends", [False, True])
+def test_whatever_a_handler_raises_ends_its_call(
+    run: Run, kind: type[BaseException], suspends: bool
+) -> None:
+    async def handle(batch: Batch[str]) -> str:
+        if suspends:
+            await asyncio.sleep(0)
+        if batch.payloads == ["bad"]:
+            raise kind("bad")
+        return "answered"
+
+    async def main() -> list[object]:
+        async with Queue[str](handle, max_batch=1) as queue:
+            receipts = [queue.put_nowait("room", "ann", word) for word in ("bad", "hello")]
+            ends = [await outcome(receipt) for receipt in receipts]
+            assert queue.check().dead == queue.check().done == 1
+            return ends
+
+    assert run(main) == [("dead", "error"), "answered"]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_a_handler_stops_the_program(
+    run: Run, kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = Queue[str](max_batch=1, max_concurrent=1)
+
+    @queue.handler
+    async def handle(batch: Batch[str]) -> None:
+        await asyncio.sleep(0)
+        if batch.payloads == ["bad"]:
+            raise kind
+
+    async def main() -> None:
+        async with queue:
+            for word in ("fine", "bad", "late", "late"):
+                queue.put_nowait("room", "ann", word)
+            await asyncio.Event().wait()
+
+    with pytest.raises(kind):
+        run(main)
+
+    ledger = queue.check()
+    assert (ledger.done, ledger.dead, ledger.waiting, ledger.running) == (1, 1, 0, 0)
+    assert ledger.abandoned == 2
+    assert "destroyed" not in caplog.text
+
+
+def test_a_failure_that_nobody_sees_is_logged_once(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handle(batch: Batch[str]) -> None:
+        raise ValueError("nobody looks")
+
+    async def main() -> None:
+        async with Queue[str](handle) as queue:
+            for _ in range(3):
+                queue.put_nowait("room", "ann", "hello")
+
+    run(main)
+    gc.collect()
+
+    (record,) = caplog.records
+    assert record.name == "chinwag"
+    assert "3 message(s)" in record.getMessage()
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ValueError
+
+
+# Tasks and timers.
+
+
+def test_ten_thousand_messages_need_a_handful_of_tasks(run: Run, made: list[RunnerTask]) -> None:
+    calls = 0
+
+    async def handle(batch: Batch[int]) -> None:
+        nonlocal calls
+        calls += 1
+
+    async def main() -> None:
+        async with Queue[int](handle, max_batch=1) as queue:
+            for number in range(10_000):
+                queue.put_nowait(f"room {number % 50}", "ann", number)
+            await queue.join()
+            assert len(other_tasks()) <= 5
+
+    run(main)
+
+    assert calls == 10_000
+    assert len(made) <= 5
+
+
+def test_suspending_handlers_need_a_task_for_each_at_once(run: Run, made: list[RunnerTask]) -> None:
+    at_once = most = 0
+
+    async def handle(batch: Batch[int]) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        at_once -= 1
+
+    async def main() -> None:
+        async with Queue[int](handle, max_batch=1, max_concurrent=12) as queue:
+            for number in range(10_000):
+                queue.put_nowait(f"room {number % 50}", "ann", number)
+
+    run(main)
+
+    assert 1 < most <= 12
+    assert len(made) <= most + 1
+
+
+def test_closing_leaves_no_task(run: Run) -> None:
+    async def handle(batch: Batch[int]) -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        queue = Queue[int](handle, quiet_s=0.001)
+        await queue.start()
+        for number in range(200):
+            queue.put_nowait(f"room {number}", "ann", number)
+        await queue.join()
+        queue.put_nowait("room", "ann", 0)
+        before = asyncio.all_tasks()
+        assert other_tasks()
+        await queue.aclose()
+        assert asyncio.all_tasks() == before - {t for t in before if isinstance(t, RunnerTask)}
+
+    run(main)
+
+
+def timers(loop: ManualEventLoop) -> list[asyncio.TimerHandle]:
+    timers = (entry[-1] for entry in loop._timers)
+    return [timer for timer in timers if not timer.cancelled() and timer.when() < NEVER_S]
+
+
+def test_a_thousand_windows_share_one_timer() -> None:
+    async def main(clock: Clock) -> list[int]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, ManualEventLoop)
+        counts = []
+        async with Queue[int](RecordingHandler[int](), quiet_s=5) as queue:
+            for number in range(1_000):
+                queue.put_nowait(f"room {number}", "ann", number)
+                await clock.advance(0.001)
+                counts.append(len(timers(loop)))
+        counts.append(len(timers(loop)))
+        return counts
+
+    assert run_on_clock(main) == [1] * 1_000 + [0]
+
+
+def test_closing_leaves_no_timer() -> None:
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, ManualEventLoop)
+        queue = Queue[int](RecordingHandler[int](), quiet_s=5)
+        await queue.start()
+        queue.put_nowait("room", "ann", 1)
+        queue.pause("other", for_s=100)
+        await asyncio.sleep(1)
+        await queue.aclose(drain=False)
+        return len(timers(loop))
+
+    assert run_on_clock(main) == 0
+
+
+def test_a_blocked_loop_shifts_nothing() -> None:
+    """Windows are counted from when messages were pushed, not from when the loop looked."""
+
+    async def main(clock: Clock) -> list[tuple[float, list[str]]]:
+        handler = RecordingHandler[str]()
+        async with Queue[str](handler, quiet_s=2) as queue:
+            queue.put_nowait("early", "ann", "due while blocked")
+            await clock.advance(1)
+
+            # A callback that does not return for three seconds, in which others push.
+            clock.move_to_us(2_500_000)
+            queue.put_nowait("late", "ann", "first")
+            clock.move_to_us(3_500_000)
+            queue.put_nowait("late", "ann", "second")
+            clock.move_to_us(4_000_000)
+            await clock.run_until_idle()
+        return [(call.started, call.payloads) for call in handler.calls]
+
+    assert run_on_clock(main) == [(4.0, ["due while blocked"]), (5.5, ["first", "second"])]
+
+
+# Pushes from odd places.
+
+
+def test_pushes_from_inside_a_handler_are_handled(run: Run) -> None:
+    handled: list[tuple[str, str]] = []
+    queue = Queue[str](max_batch=1)
+
+    @queue.handler
+    async def handle(batch: Batch[str]) -> None:
+        (word,) = batch.payloads
+        handled.append((batch.group, word))
+        if word == "hello":
+            queue.put_nowait(batch.group, batch.sender, "own lane")
+            queue.put_nowait(batch.group, "bob", "own group")
+            queue.put_nowait("elsewhere", "ann", "other group")
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with queue:
+            queue.put_nowait("room", "ann", "hello")
+            await queue.join()
+
+    run(main)
+
+    assert sorted(handled) == [
+        ("elsewhere", "other group"),
+        ("room", "hello"),
+        ("room", "own group"),
+        ("room", "own lane"),
+    ]
+
+
+def test_pushes_from_callbacks_and_events_are_handled(run: Run) -> None:
+    handled: list[str] = []
+
+    async def handle(batch: Batch[str]) -> None:
+        handled.extend(batch.payloads)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with Queue[str](handle, max_batch=1) as queue:
+
+            def in_callback() -> None:
+                queue.put_nowait("room", "ann", "from a callback")
+                loop.call_later(0.001, queue.put_nowait, "room", "ann", "from a timer")
+
+            def follow_up(event: Event) -> None:
+                if type(event).__name__ == "BatchSettled" and handled[-1] == "from a timer":
+                    queue.put_nowait("room", "ann", "from an event")
+
+            queue.subscribe(follow_up)
+            loop.call_soon(in_callback)
+            while len(handled) < 3:  # noqa: ASYNC110  nothing else may wake the loop
+                await asyncio.sleep(0.001)
+
+    run(main)
+
+    assert handled == ["from a callback", "from a timer", "from an event"]
+
+
+def test_a_handler_that_pushes_for_ever_starves_nobody(run: Run) -> None:
+    """It never suspends, and there is always a next message for it."""
+    calls = 0
+    queue = Queue[str](max_batch=1)
+
+    @queue.handler
+    async def handle(batch: Batch[str]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls < 1_000_000:
+            queue.put_nowait(batch.group, batch.sender, "again")
+
+    async def main() -> int:
+        async with queue:
+            queue.put_nowait("room", "ann", "hello")
+            for _ in range(20):
+                await asyncio.sleep(0)
+            so_far = calls
+            queue.clear()
+            await queue.aclose(drain=False)
+            return so_far
+
+    so_far = run(main)
+
+    assert 0 < so_far <= 20 * 300
+    assert queue.check().waiting == 0
+
+
+# Closing.
+
+
+def test_closing_drains_what_waits(run: Run) -> None:
+    handler = RecordingHandler[int]()
+    queue = Queue[int](handler, quiet_s=3_600, max_wait_s=3_600)
+
+    async def main() -> list[object]:
+        await queue.start()
+        receipts = [queue.put_nowait(f"room {n}", "ann", n) for n in range(20)]
+        await queue.aclose()
+        with pytest.raises(QueueClosed, match="closed"):
+            queue.put_nowait("room", "ann", 1)
+        return [receipt.state for receipt in receipts]
+
+    assert run(main) == ["done"] * 20
+    assert queue.check().done == 20
+
+
+def test_a_drain_that_takes_too_long_cancels() -> None:
+    async def main(clock: Clock) -> tuple[float, list[object]]:
+        handler = RecordingHandler[str](
+            duration_s=lambda batch: batch.primary.payload == "b" and 60
+        )
+        queue = Queue[str](handler, max_batch=1, max_concurrent_per_group=1)
+        await queue.start()
+        receipts = [queue.put_nowait("room", "ann", word) for word in "abc"]
+        await queue.aclose(timeout_s=7)
+        assert [call.outcome for call in handler.calls] == ["done", "cancelled"]
+        assert not other_tasks()
+        return clock.now, [await outcome(receipt) for receipt in receipts]
+
+    lost = ("abandoned", "closed")
+    assert run_on_clock(main) == (7.0, [None, lost, lost])
+
+
+def test_closing_without_draining_cancels_at_once(run: Run) -> None:
+    entered = asyncio.Event()
+
+    async def handle(batch: Batch[str]) -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    async def main() -> list[object]:
+        queue = Queue[str](handle, max_batch=1)
+        await queue.start()
+        receipts = [queue.put_nowait("room", "ann", word) for word in "ab"]
+        await entered.wait()
+        await queue.aclose(drain=False)
+        assert not other_tasks()
+        return [await outcome(receipt) for receipt in receipts]
+
+    assert run(main) == [("abandoned", "closed")] * 2
+
+
+def test_a_call_that_swallows_cancellation_is_fenced(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(clock: Clock) -> tuple[float, object]:
+        go_on = asyncio.Event()
+        ended = []
+
+        async def handle(batch: Batch[str], ctx: Context) -> str:
+            while not go_on.is_set():
+                try:
+                    await go_on.wait()
+                except asyncio.CancelledError:
+                    assert ctx.ending == "closed"  # and it goes on, against all manners
+            ended.append("late")
+            return "late"
+
+        queue = Queue[str](handle, cancel_grace_s=3)
+        await queue.start()
+        receipt = queue.put_nowait("room", "ann", "hello")
+        await clock.advance(1)
+        await queue.aclose(drain=False)
+        closed_at, before = clock.now, queue.check()
+        go_on.set()
+        await clock.advance(1)
+        assert ended == ["late"]
+        assert not other_tasks()
+        assert queue.check() == before
+        return closed_at, await outcome(receipt)
+
+    assert run_on_clock(main) == (4.0, ("abandoned", "closed"))
+    assert "has not ended 3 s after it was asked to" in caplog.text
+
+
+def test_a_thread_that_does_not_end_is_fenced(caplog: pytest.LogCaptureFixture) -> None:
+    entered, go_on, left = threading.Event(), threading.Event(), threading.Event()
+    seen: list[str | None] = []
+
+    def handle(batch: Batch[str], ctx: Context) -> str:
+        entered.set()
+        go_on.wait(WATCHDOG_S)
+        seen.append(ctx.ending)
+        left.set()
+        return "late"
+
+    async def main() -> object:
+        queue = Queue[str](handle, cancel_grace_s=0.01)
+        await queue.start()
+        receipt = queue.put_nowait("room", "ann", "hello")
+        await asyncio.to_thread(entered.wait, WATCHDOG_S)
+        await queue.aclose(drain=False)
+        before = queue.check()
+        go_on.set()
+        await asyncio.to_thread(left.wait, WATCHDOG_S)
+        for task in other_tasks():
+            await task
+        assert queue.check() == before
+        return await outcome(receipt)
+
+    assert asyncio.run(main()) == ("abandoned", "closed")
+    assert seen == ["closed"]
+    assert "has not ended" in caplog.text
+
+
+def test_a_thread_that_ends_in_time_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    entered = threading.Event()
+
+    def handle(batch: Batch[str], ctx: Context) -> str:
+        entered.set()
+        while ctx.ending is None:
+            pass
+        return "too late all the same"
+
+    async def main() -> object:
+        queue = Queue[str](handle, cancel_grace_s=WATCHDOG_S)
+        await queue.start()
+        receipt = queue.put_nowait("room", "ann", "hello")
+        await asyncio.to_thread(entered.wait, WATCHDOG_S)
+        await queue.aclose(drain=False)
+        assert not other_tasks()
+        return await outcome(receipt)
+
+    assert asyncio.run(main()) == ("abandoned", "closed")
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("what", ["the group", "the queue"])
+def test_draining_does_not_wait_for_a_pause(run: Run, what: str) -> None:
+    async def handle(batch: Batch[str]) -> str:
+        await asyncio.sleep(0)
+        return "answered"
+
+    async def main() -> list[object]:
+        queue = Queue[str](handle)
+        await queue.start()
+        queue.pause("paused" if what == "the group" else None)
+        paused = queue.put_nowait("paused", "ann", "hello")
+        other = queue.put_nowait("other", "ann", "hello")
+        await queue.aclose(timeout_s=WATCHDOG_S * 2)
+        return [await outcome(paused), await outcome(other)]
+
+    lost = ("abandoned", "closed")
+    assert run(main) == ([lost, "answered"] if what == "the group" else [lost, lost])
+
+
+def test_draining_waits_for_a_call_beside_a_pause() -> None:
+    async def main(clock: Clock) -> tuple[float, object]:
+        queue = Queue[str](RecordingHandler[str](duration_s=5))
+        await queue.start()
+        receipt = queue.put_nowait("paused", "ann", "hello")
+        await clock.advance(1)
+        queue.pause("paused")
+        queue.put_nowait("paused", "ann", "held back")
+        await queue.aclose()
+        return clock.now, receipt.state
+
+    assert run_on_clock(main) == (5.0, "done")
+
+
+def test_cancelling_a_close_accounts_for_everything(run: Run) -> None:
+    entered = asyncio.Event()
+
+    async def handle(batch: Batch[str]) -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    async def main() -> list[object]:
+        queue = Queue[str](handle, max_batch=1)
+        await queue.start()
+        receipts = [queue.put_nowait("room", "ann", word) for word in "abc"]
+        await entered.wait()
+        closing = asyncio.create_task(queue.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        ledger = queue.check()
+        assert (ledger.waiting, ledger.running, ledger.abandoned) == (0, 0, 3)
+        for task in other_tasks():
+            await asyncio.wait([task])
+        assert queue.check() == ledger
+        await queue.aclose()
+        return [await outcome(receipt) for receipt in receipts]
+
+    assert run(main) == [("abandoned", "closed")] * 3
+
+
+def test_whoever_closes_second_waits_for_the_first() -> None:
+    async def main(clock: Clock) -> list[float]:
+        queue = Queue[str](RecordingHandler[str](duration_s=5))
+        await queue.start()
+        queue.put_nowait("room", "ann", "hello")
+        await clock.advance(1)
+
+        async def close() -> float:
+            await queue.aclose()
+            return clock.now
+
+        return list(await asyncio.gather(close(), close(), close()))
+
+    assert run_on_clock(main) == [5.0, 5.0, 5.0]
+
+
+@pytest.mark.parametrize("verb", ["aclose", "join"])
+def test_waiting_for_oneself_raises(run: Run, verb: str) -> None:
+    queue = Queue[str](max_batch=1)
+
+    @queue.handler
+    async def handle(batch: Batch[str]) -> str:
+        with pytest.raises(RuntimeError, match=rf"{verb}\(\) would wait for the very call"):
+            await getattr(queue, verb)()
+        return "answered"
+
+    async def main() -> list[object]:
+        async with queue:
+            return [await outcome(queue.put_nowait("room", "ann", "hello")) for _ in range(2)]
+
+    assert run(main) == ["answered", "answered"]
+
+
+def test_cancelling_a_join_changes_nothing(run: Run) -> None:
+    go_on = asyncio.Event()
+
+    async def handle(batch: Batch[str]) -> str:
+        await go_on.wait()
+        return "answered"
+
+    async def main() -> object:
+        async with Queue[str](handle) as queue:
+            receipt = queue.put_nowait("room", "ann", "hello")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(queue.join(), 0.001)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(outcome(receipt), 0.001)
+            go_on.set()
+            await queue.join()
+            return await outcome(receipt)
+
+    assert run(main) == "answered"
+
+
+# Loops and processes that go away.
+
+
+def leave(kind: str, state: str) -> Ledger:
+    """Close a loop and not its queue, push once more, and say what the books of the queue say."""
+    queue = Queue[str](max_batch=1, quiet_s=3_600 if state == "waiting" else 0, max_wait_s=7_200)
+
+    @queue.handler
+    async def handle(batch: Batch[str]) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        await queue.start()
+        if state != "idle":
+            for number in range(5):
+                queue.put_nowait("room", "ann", f"{number}")
+        for _ in range(0 if state == "pushed at the end" else 10):
+            await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=lambda: new_loop(kind)) as runner:
+        runner.run(main())
+
+    for _ in range(2):
+        with pytest.raises(QueueClosed, match="loop was closed without aclose"):
+            queue.put_nowait("room", "bob", "hello")
+    return queue.check()
+
+
+@pytest.mark.parametrize("kind", REAL_LOOPS)
+@pytest.mark.parametrize("state", ["idle", "waiting", "running", "pushed at the end"])
+def test_a_loop_closed_before_the_queue_refuses(
+    kind: str, state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = leave(kind, state)
+    gc.collect()
+
+    assert (ledger.waiting, ledger.running, ledger.done) == (0, 0, 0)
+    assert ledger.accepted == (0 if state == "idle" else 5)
+    # Calls that the loop has left in the middle ended as what waited did, and that is told once.
+    assert "GeneratorExit" not in caplog.text
+    assert "destroyed" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", REAL_LOOPS)
+def test_a_push_before_its_loop_closes_hides_nothing(kind: str) -> None:
+    """The loop was asked to look, and is closed before it could."""
+    loop = new_loop(kind)
+    queue = Queue[str](RecordingHandler[str]())
+    loop.run_until_complete(queue.start())
+    queue.put_nowait("room", "ann", "hello")
+    loop.close()
+
+    with pytest.raises(QueueClosed, match="loop was closed without aclose"):
+        queue.put_nowait("room", "ann", "hello")
+
+    ledger = queue.check()
+    assert (ledger.waiting, ledger.running) == (0, 0)
+
+
+def script(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=WATCHDOG_S,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_is_told_so() -> None:
+    ran = script(
+        """
+        import asyncio, os, traceback
+        from chinwag import Queue, QueueClosed
+
+        async def handle(batch):
+            await asyncio.Event().wait()
+
+        def in_child(queue):
+            for ask in (
+                lambda: queue.put_nowait("room", "ann", "hello"),
+                lambda: queue.pause("room"),
+                lambda: queue.check(),
+            ):
+                try:
+                    ask()
+                except (QueueClosed, RuntimeError) as error:
+                    assert "forked" in str(error), error
+                else:
+                    raise AssertionError("it answered")
+            fresh = Queue(handle)
+            fresh.put_nowait("room", "ann", "hello")
+            assert fresh.check().waiting == 1
+
+        async def main():
+            async with Queue(handle) as queue:
+                queue.put_nowait("room", "ann", "hello")
+                await asyncio.sleep(0)
+                child = os.fork()
+                if not child:
+                    status = 1
+                    try:
+                        in_child(queue)
+                        status = 0
+                    except BaseException:
+                        traceback.print_exc()
+                    finally:
+                        os._exit(status)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+                queue.put_nowait("room", "bob", "hello")
+                assert queue.check().accepted == 2
+                await queue.aclose(drain=False)
+
+        asyncio.run(main())
+        print("sound")
+        """
+    )
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "sound\n", "")
+
+
+@pytest.mark.parametrize("when", ["before the start", "at work", "in a thread", "with receipts"])
+def test_the_interpreter_exits_with_work_waiting(when: str) -> None:
+    ran = script(
+        f"""
+        import asyncio, threading, logging
+        from chinwag import Queue
+
+        logging.disable()  # a loop that was closed too early is an error, and logged as one
+        when = {when!r}
+        queue = Queue(max_batch=1, quiet_s=3600, max_wait_s=7200)
+
+        @queue.handler
+        async def handle(batch):
+            await asyncio.Event().wait()
+
+        def push():
+            for number in range(100):
+                receipts.append(queue.put_nowait("room", f"user {{number}}", number))
+            if when != "with receipts":
+                receipts.clear()
+
+        receipts = []
+        push()
+
+        async def main():
+            await queue.start()
+            queue.flush("room")
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+        if when == "in a thread":
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, daemon=True).start()
+            asyncio.run_coroutine_threadsafe(main(), loop).result()
+            push()
+        elif when != "before the start":
+            asyncio.run(main())
+        print("end")
+        """
+    )
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "end\n", "")

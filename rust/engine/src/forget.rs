@@ -1,12 +1,14 @@
 //! Idle senders and groups are forgotten (rule G5), without a timer each: a sweep visits every slot
 //! several times an idle period, a slice at a time.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::Time;
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
 use crate::ids::GroupId;
+use crate::settings::Lanes;
 
 /// Where the sweep is.
 #[derive(Default)]
@@ -48,15 +50,17 @@ impl<P> Engine<P> {
     }
 
     fn forget_slots(&mut self, from: usize, to: usize, out: &mut Outbox<P>) {
-        let keep = self.keep();
-        let idle: Vec<_> = self
-            .senders
-            .slab()
-            .keys_in(from, to)
+        let (keep, shared) = (self.keep(), self.oldest_in_shared_lanes());
+        let senders = self.senders.slab().keys_in(from, to);
+        let idle: Vec<_> = senders
             .filter(|&id| {
                 let sender = &self.senders[id];
-                sender.lane.is_none()
-                    && (sender.last() == Time::NEVER || sender.last().after(keep) < self.now)
+                let last = sender.last();
+                let silent = last == Time::NEVER || last.after(keep) < self.now;
+                let gone = shared
+                    .get(&sender.group)
+                    .is_none_or(|&oldest| last < oldest);
+                sender.lane.is_none() && silent && gone
             })
             .collect();
         for id in idle {
@@ -73,6 +77,29 @@ impl<P> Engine<P> {
         for id in idle {
             self.forget_group(id, out);
         }
+    }
+
+    /// Where members share a lane, none of them has one, and their messages are in their group's:
+    /// the oldest that it holds, by group. Nothing is left of who fell silent before it came.
+    fn oldest_in_shared_lanes(&self) -> HashMap<GroupId, Time> {
+        let mut oldest = HashMap::new();
+        if self.settings.lanes != Lanes::Group {
+            return oldest;
+        }
+        let waiting = self
+            .lanes
+            .iter()
+            .filter_map(|(_, lane)| Some((lane.group, lane.head()?)));
+        let running = self
+            .leases
+            .iter()
+            .map(|(_, lease)| (lease.group, lease.first));
+        for (group, first) in waiting.chain(running) {
+            let at = self.messages[first].at;
+            let known = oldest.entry(group).or_insert(at);
+            *known = at.min(*known);
+        }
+        oldest
     }
 
     fn is_forgettable(&self, id: GroupId) -> bool {
@@ -104,9 +131,13 @@ impl<P> Engine<P> {
         }
     }
 
-    /// An idle sender's gaps matter for as long as a burst can last.
+    /// An idle sender's last messages matter for as long as they make the next one quick.
     fn keep(&self) -> Duration {
-        self.settings.idle_group.max(self.settings.burst)
+        let settings = &self.settings;
+        settings
+            .idle_group
+            .max(settings.burst)
+            .max(settings.back_to_back)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Idle groups and senders are forgotten (rule G5).
 
-use chinwag_engine::{Options, Settings};
+use chinwag_engine::{Lanes, Options, Settings};
 
 use crate::world::{World, at, seconds};
 
@@ -93,4 +93,55 @@ fn senders_of_a_lively_group_are_forgotten_too() {
         .status(at(100.0), "room", &mut world.out)
         .expect("known");
     assert_eq!(status.senders, 1);
+}
+
+#[test]
+fn a_sender_is_remembered_while_a_group_lane_holds_their_messages() {
+    let mut world = World::new(Settings {
+        lanes: Lanes::Group,
+        idle_group: seconds(1.0),
+        burst: seconds(1.0),
+        back_to_back: seconds(1.0),
+        ..Settings::default()
+    });
+    world.push(0.0, "ann", "runs");
+    let call = world.poll(0.0).remove(0);
+    world.push(1.0, "bob", "waits");
+    assert_eq!(
+        world.engine.groups(at(50.0), &mut world.out),
+        ["room"],
+        "which sweeps"
+    );
+
+    let running = world.engine.batch(call.lease).expect("it runs");
+    assert_eq!(running.messages().next().expect("one").sender, "ann");
+    world.done(60.0, &call).expect("it ran");
+    let call = world.poll(60.0).remove(0);
+    let running = world.engine.batch(call.lease).expect("it runs");
+    assert_eq!(running.messages().next().expect("one").sender, "bob");
+    world.push(61.0, "cid", "later");
+    world.engine.groups(at(100.0), &mut world.out);
+    let status = world.engine.status(at(100.0), "room", &mut world.out);
+    assert_eq!(
+        status.expect("known").senders,
+        3,
+        "bob, cid, and the lane they share: ann is forgotten"
+    );
+}
+
+#[test]
+fn what_is_back_to_back_is_not_forgotten() {
+    let mut world = World::new(Settings {
+        idle_group: seconds(1.0),
+        burst: seconds(1.0),
+        back_to_back: seconds(60.0),
+        ..Settings::default()
+    });
+    world.push(0.0, "ann", "a");
+    let call = world.poll(0.0).remove(0);
+    world.done(0.0, &call).expect("it ran");
+    world.engine.groups(at(30.0), &mut world.out);
+    world.push(30.0, "ann", "b");
+
+    assert_eq!(world.poll(30.0)[0].kind, "back_to_back");
 }

@@ -333,7 +333,9 @@ impl<P> Engine<P> {
         }
         if self.activities[activity].lanes.is_none() {
             self.activities.remove(activity);
-            self.groups[group].activity = None;
+            let group = &mut self.groups[group];
+            group.activity = None;
+            group.last_at = self.now;
         }
     }
 }

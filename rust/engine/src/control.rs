@@ -149,7 +149,9 @@ impl<P> Engine<P> {
             return false;
         }
         self.pause_timers.set(id, Time::NEVER);
-        self.groups[id].paused = false;
+        let group = &mut self.groups[id];
+        group.paused = false;
+        group.last_at = self.now;
         self.offer_group(id, HeldUp::No);
         if self.observed {
             let group = Some(self.groups[id].name().clone());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::Time;
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
+use crate::group::Group;
 use crate::ids::GroupId;
 use crate::settings::Lanes;
 
@@ -60,7 +61,10 @@ impl<P> Engine<P> {
                 let gone = shared
                     .get(&sender.group)
                     .is_none_or(|&oldest| last < oldest);
-                sender.lane.is_none() && silent && gone
+                let group = &self.groups[sender.group];
+                // Who has been served more than their turn is forgotten only with the group.
+                let even = sender.standing <= group.served.points() || self.is_idle(group);
+                sender.lane.is_none() && silent && gone && even
             })
             .collect();
         for id in idle {
@@ -104,8 +108,7 @@ impl<P> Engine<P> {
 
     fn is_forgettable(&self, id: GroupId) -> bool {
         let group = &self.groups[id];
-        let idle = group.activity.is_none() && group.senders == 0 && !group.paused;
-        idle && group.last_at.after(self.keep()) < self.now && {
+        group.senders == 0 && self.is_idle(group) && {
             let mut ids = group.inbox.group().ids();
             if ids
                 .as_mut()
@@ -115,6 +118,11 @@ impl<P> Engine<P> {
             }
             ids.is_none()
         }
+    }
+
+    /// Whether nothing has gone on in a group for long enough.
+    fn is_idle(&self, group: &Group<P>) -> bool {
+        group.activity.is_none() && !group.paused && group.last_at.after(self.keep()) < self.now
     }
 
     fn forget_group(&mut self, id: GroupId, out: &mut Outbox<P>) {

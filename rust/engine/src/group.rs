@@ -18,7 +18,8 @@ pub(crate) struct Group<P> {
     pub(crate) inbox: Arc<GroupInbox<P>>,
     /// Its first message, by which equals among groups are ordered; [`NEVER_PUSHED`] before it.
     pub(crate) first: Seq,
-    /// Arrival of its youngest message: none comes before it.
+    /// When something last came, ended or was resumed: no message of it arrives before that, and it
+    /// is idle since then.
     pub(crate) last_at: Time,
     /// What it has been served.
     pub(crate) standing: Points,

@@ -844,11 +844,18 @@ impl Dice {
             capacity: self.maybe(3, |dice| dice.pick(&[1, 3, 6])),
             dedup: us(self.pick(&[0, 0, 4, 20, 100, NEVER])),
             dedup_limit: self.pick(&[1, 2, 3, 10_000]),
-            idle_group: us(self.pick(&[600_000_000, NEVER])),
+            idle_group: us(NEVER),
+        };
+        let idle_group = self.pick(&[600_000_000, NEVER, 40]);
+        let watched = !self.one_in(3);
+        let settings = Settings {
+            // The model hears of a group that was forgotten by the event.
+            idle_group: us(if watched { idle_group } else { NEVER }),
+            ..settings
         };
         World {
             settings,
-            watched: !self.one_in(3),
+            watched,
             ending: self.pick(&[Ending::Drain, Ending::Drain, Ending::Close]),
         }
     }

@@ -359,6 +359,10 @@ impl Model {
     pub(crate) fn resume(&mut self, now: Micros, group: Option<&str>) -> bool {
         self.drain(now);
         let changed = self.pause_flag(group).take().is_some();
+        if let (true, Some(name)) = (changed, group) {
+            let at = self.group(name);
+            self.groups[at].touched_at = self.now;
+        }
         self.find_able(false);
         changed
     }
@@ -965,10 +969,13 @@ impl Model {
         let mut ended = Vec::new();
         for it in &mut self.groups {
             if group.is_none_or(|group| group == it.name) {
+                let before = ended.len();
                 for lane in &mut it.lanes {
                     ended.extend(lane.windows.drain(..).flat_map(|window| window.messages));
                 }
-                it.touched_at = self.now;
+                if ended.len() > before {
+                    it.touched_at = self.now;
+                }
             }
         }
         let count = ended.len() as u64;
@@ -1074,7 +1081,6 @@ impl Model {
             return &mut self.paused;
         };
         let at = self.group(name);
-        self.groups[at].touched_at = self.now;
         &mut self.groups[at].paused
     }
 

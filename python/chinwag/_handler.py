@@ -74,7 +74,10 @@ def _takes_context(function: Callable[..., Any]) -> bool:
 
 
 def _show(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:
+        return "<no repr>"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

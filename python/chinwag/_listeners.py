@@ -71,7 +71,8 @@ class Listeners:
             stream.end()
 
     def _mind(self) -> None:
-        if not (self._callbacks or self._streams):
+        # Looked through and not counted: a stream that is going is still among them.
+        if not self._callbacks and next(iter(self._streams), None) is None:
             self._core._observe(False)
 
 

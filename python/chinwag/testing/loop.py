@@ -109,6 +109,11 @@ class ManualEventLoop(asyncio.SelectorEventLoop):
             self.close()
             raise
 
+    def close(self) -> None:
+        """Close it, and let go of what is still booked."""
+        super().close()
+        self._timers.clear()
+
     def time(self) -> float:
         """Seconds since the clock's start."""
         return self.clock.now

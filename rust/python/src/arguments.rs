@@ -145,7 +145,7 @@ fn wrong_name(what: &str, value: &Bound<'_, PyAny>) -> PyErr {
         Err(_) => "must be Unicode without lone surrogates; repair it where it comes from, or use \
              .encode('utf-8', 'replace').decode()"
             .to_owned(),
-        Ok("") => "must not be empty".to_owned(),
+        Ok("") => "must not be empty, but of 1 to 1,024 bytes".to_owned(),
         Ok(text) => format!(
             "must have at most 1,024 bytes of UTF-8, not {}; use a shorter name, or a hash of it",
             grouped(text.len())

@@ -63,7 +63,7 @@ impl<P> Engine<P> {
                     .is_none_or(|&oldest| last < oldest);
                 let group = &self.groups[sender.group];
                 // Who has been served more than their turn is forgotten only with the group.
-                let even = sender.standing <= group.served.points() || self.is_idle(group);
+                let even = sender.standing <= group.served.points() || self.is_over(group);
                 sender.lane.is_none() && silent && gone && even
             })
             .collect();
@@ -76,7 +76,7 @@ impl<P> Engine<P> {
         let idle: Vec<_> = self
             .groups
             .keys_in(from, to)
-            .filter(|&id| self.is_forgettable(id))
+            .filter(|&id| self.groups[id].senders == 0 && self.is_over(&self.groups[id]))
             .collect();
         for id in idle {
             self.forget_group(id, out);
@@ -106,9 +106,10 @@ impl<P> Engine<P> {
         oldest
     }
 
-    fn is_forgettable(&self, id: GroupId) -> bool {
-        let group = &self.groups[id];
-        group.senders == 0 && self.is_idle(group) && {
+    /// Whether nothing of a group has to be remembered any more, but for its senders.
+    fn is_over(&self, group: &Group<P>) -> bool {
+        let idle = group.activity.is_none() && !group.paused;
+        idle && group.last_at.after(self.keep()) < self.now && {
             let mut ids = group.inbox.group().ids();
             if ids
                 .as_mut()
@@ -118,11 +119,6 @@ impl<P> Engine<P> {
             }
             ids.is_none()
         }
-    }
-
-    /// Whether nothing has gone on in a group for long enough.
-    fn is_idle(&self, group: &Group<P>) -> bool {
-        group.activity.is_none() && !group.paused && group.last_at.after(self.keep()) < self.now
     }
 
     fn forget_group(&mut self, id: GroupId, out: &mut Outbox<P>) {

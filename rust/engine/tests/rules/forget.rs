@@ -13,11 +13,11 @@ fn an_idle_group_is_forgotten_and_can_come_again() {
     world.push(0.0, "ann", "a");
     let call = world.poll(0.0).remove(0);
     world.done(1.0, &call).expect("it ran");
-    assert_eq!(world.engine.groups(at(60.0), &mut world.out), ["room"]);
+    assert_eq!(world.engine.groups(at(61.0), &mut world.out), ["room"]);
 
-    assert!(world.engine.groups(at(60.1), &mut world.out).is_empty());
-    world.push(61.0, "ann", "b");
-    assert_eq!(world.starts(61.0), [["b"]]);
+    assert!(world.engine.groups(at(61.1), &mut world.out).is_empty());
+    world.push(62.0, "ann", "b");
+    assert_eq!(world.starts(62.0), [["b"]]);
 }
 
 #[test]

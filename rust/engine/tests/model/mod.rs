@@ -264,8 +264,15 @@ impl Model {
             came_in_call: false,
             call_ended: None,
         };
-        self.inbox.push((message, now));
+        let mut before = self.inbox.iter().filter(|(it, _)| it.group == group);
+        let latest = before.next_back().map_or(0, |(_, at)| *at);
+        self.inbox.push((message, now.max(latest)));
         Ok(seq)
+    }
+
+    /// The latest time it was told, pushes aside.
+    pub(crate) fn now(&self) -> Micros {
+        self.now
     }
 
     /// Everything that may start, starts.
@@ -276,7 +283,7 @@ impl Model {
     /// One start.
     pub(crate) fn next(&mut self, now: Micros) -> Option<Call> {
         self.drain(now);
-        self.run_timers(now);
+        self.run_timers(self.now);
         self.start()
     }
 
@@ -288,14 +295,14 @@ impl Model {
         end: End,
         reason: &'static str,
     ) -> bool {
+        self.now = self.now.max(now);
         let Some(at) = self.calls.iter().position(|call| call.number == number) else {
             return false;
         };
-        if now > 0 {
-            self.take_in(now - 1);
-            self.run_timers(now - 1);
+        if self.now > 0 {
+            self.take_in(self.now - 1);
+            self.run_timers(self.now - 1);
         }
-        self.now = self.now.max(now);
 
         let call = self.calls.remove(at);
         let group = self.group(&call.group);
@@ -515,6 +522,7 @@ impl Model {
         let Some(at) = self.groups.iter().position(|group| group.name == name) else {
             return Err(format!("forgot {name}, which it cannot know"));
         };
+        let now = self.now.max(now);
         let group = &self.groups[at];
         let keep = micros(self.settings.idle_group)
             .max(micros(self.settings.burst))
@@ -545,12 +553,12 @@ impl Model {
 
     /// What was pushed comes in, and nothing else.
     pub(crate) fn drain(&mut self, now: Micros) {
-        self.take_in(now);
-        if now > 0 {
-            // At one instant controls come before timers.
-            self.run_timers_up_to(now - 1);
-        }
         self.now = self.now.max(now);
+        self.take_in(NEVER);
+        if self.now > 0 {
+            // At one instant controls come before timers.
+            self.run_timers_up_to(self.now - 1);
+        }
         self.find_able(false);
     }
 }
@@ -570,7 +578,8 @@ impl Model {
 
     fn arrive(&mut self, mut message: Message, at: Micros) {
         let place = self.group(&message.group);
-        let at = at.max(self.groups[place].last_arrival);
+        // Clocks of threads may differ a little: a push is never before another, nor still to come.
+        let at = at.max(self.groups[place].last_arrival).min(self.now);
         if at > 0 {
             self.run_timers_up_to(at - 1);
         }

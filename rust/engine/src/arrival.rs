@@ -4,17 +4,21 @@ use std::collections::VecDeque;
 
 use compact_str::CompactString;
 
-use crate::admission::Arrival;
+use crate::admission::{Arrival, Shared};
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
 use crate::group::{Activity, NEVER_PUSHED};
 use crate::ids::{GroupId, LaneId, MessageId, SenderId};
+use crate::inbox::ReadyInboxes;
 use crate::lane::Lane;
 use crate::message::Flag;
 use crate::order::HeldUp;
 use crate::settings::Lanes;
 use crate::window::{ClosedBy, Newcomer, Window};
 use crate::{Size, Time};
+
+/// Inboxes that have mail.
+type Listed<P> = ReadyInboxes<Arrival<P>, Shared>;
 
 /// Arrivals of an instant at which a call has ended.
 pub(crate) type Late<P> = VecDeque<(GroupId, Arrival<P>)>;
@@ -28,14 +32,18 @@ impl<P> Engine<P> {
         while let Some((group, arrival)) = self.late.pop_front() {
             self.arrive(group, arrival, out);
         }
-        for inbox in self.intake.ready.take() {
+        self.take_in_listed(self.intake.ready.take(), out);
+        if self.observed {
+            out.events.extend(self.intake.take_refusals());
+        }
+    }
+
+    pub(crate) fn take_in_listed(&mut self, listed: Listed<P>, out: &mut Outbox<P>) {
+        for inbox in listed {
             let group = self.group_of(&inbox);
             for arrival in inbox.drain() {
                 self.arrive(group, arrival, out);
             }
-        }
-        if self.observed {
-            out.events.extend(self.intake.take_refusals());
         }
     }
 

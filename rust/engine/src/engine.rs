@@ -154,16 +154,20 @@ impl<P> Engine<P> {
     /// The same, with at most one start. `None` means that nothing is left to do now: from then on
     /// the next push is told to wake the owner (promise P4).
     pub fn next(&mut self, now: Time, out: &mut Outbox<P>) -> Option<LeaseId> {
-        loop {
-            self.catch_up(now, out);
-            if let Some(lease) = self.start(out) {
-                self.intake.ready.awake();
-                return Some(lease);
-            }
-            if self.intake.ready.idle() {
-                return None;
-            }
+        self.catch_up(now, out);
+        let mut lease = self.start(out);
+        if lease.is_none() && !self.intake.ready.idle() {
+            // Others push meanwhile. This looks once more, and no more often: it must come to an end
+            // though they go on, or no call would ever be settled.
+            let listed = self.intake.ready.take_asleep();
+            self.take_in_listed(listed, out);
+            self.run_timers(self.now.just_after(), out);
+            lease = self.start(out);
         }
+        if lease.is_some() {
+            self.intake.ready.awake();
+        }
+        lease
     }
 
     /// Ends a call. Starts nothing.

@@ -232,6 +232,18 @@ impl<T, G> Ready<T, G> {
                 .is_ok()
     }
 
+    /// Owner only: goes to sleep and takes what is ready, in one step; what is pushed from here on
+    /// wakes. So an owner can come to an end though others push as fast as it takes.
+    pub fn take_asleep(&self) -> ReadyInboxes<T, G> {
+        // Acquire and Release as in `take` and `idle`.
+        let head = self.head.swap(Inbox::IDLE, AcqRel);
+        ReadyInboxes::reversed(if head == Inbox::IDLE {
+            ptr::null_mut()
+        } else {
+            head
+        })
+    }
+
     /// Owner only: has work to do and will take again; until it sleeps no push wakes it.
     pub fn awake(&self) {
         if self.head.load(Relaxed) == Inbox::IDLE {

@@ -161,6 +161,29 @@ fn one_push_wakes(ready: Ready<Item, Group>) {
     queue.is_as_new();
 }
 
+/// An owner that cannot keep up sleeps all the same, and what it has not seen wakes it.
+#[test]
+fn an_owner_that_takes_asleep_is_woken_for_the_rest() {
+    model(|| {
+        let queue = Queue::new(Ready::new());
+        let mut seen = Seen::default();
+        queue.ready.awake();
+        let producers = [produce(&queue, 0, &[A, B]), produce(&queue, 1, &[A])];
+
+        queue.poll(&mut seen);
+        queue.note();
+        for inbox in queue.ready.take_asleep() {
+            seen.absorb(inbox.group().number, inbox.drain());
+        }
+
+        let woken = join(producers).woken;
+        assert_eq!(woken, u32::from(seen.total() < 3));
+        queue.poll(&mut seen);
+        assert_eq!(seen.next, [[1, 1], [1, 0]]);
+        queue.is_as_new();
+    });
+}
+
 /// A control verb drains while the driver sleeps: that must not use up the wake-up.
 #[test]
 fn an_owner_that_looks_in_goes_on_sleeping() {

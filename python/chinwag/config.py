@@ -43,8 +43,8 @@ class Window:
     """
 
     burst_s: float = 10.0
-    """A back-to-back message whose last but one is within this span is part of a burst. Raise it
-    with `back_to_back_s`. Default 10.
+    """A message whose sender's last but one is within this span is part of a burst. Raise it with
+    `back_to_back_s`. Default 10.
     """
 
     quiet_s: float = 0.0

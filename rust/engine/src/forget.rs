@@ -107,7 +107,7 @@ impl<P> Engine<P> {
     }
 
     /// Whether nothing of a group has to be remembered any more, but for its senders.
-    fn is_over(&self, group: &Group<P>) -> bool {
+    pub(crate) fn is_over(&self, group: &Group<P>) -> bool {
         let idle = group.activity.is_none() && !group.paused;
         idle && group.last_at.after(self.keep()) < self.now && {
             let mut ids = group.inbox.group().ids();

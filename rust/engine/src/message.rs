@@ -36,7 +36,7 @@ pub enum Kind {
     Single,
     /// Close on the sender's previous message.
     BackToBack,
-    /// Third or later of a quick run.
+    /// Third or later of a quick run: the sender's last message but one is close too.
     Burst,
 }
 

@@ -40,10 +40,11 @@ pub enum MessageName {
 impl<P> Engine<P> {
     /// How a group is; none when it is not known, or forgotten.
     pub fn status(&mut self, now: Time, group: &str, out: &mut Outbox<P>) -> Option<Status> {
-        self.catch_up_in(now, group, out);
-        self.forget_all_idle(out);
-        let id = self.known(group)?;
+        let id = self.catch_up_in(now, group, out)?;
         let group = &self.groups[id];
+        if self.is_over(group) {
+            return None; // as good as forgotten; the sweep will come by
+        }
         let mut status = Status {
             paused: group.paused,
             senders: u64::from(group.senders),

@@ -88,6 +88,7 @@ fn senders_of_a_lively_group_are_forgotten_too() {
         world.done(now, &call).expect("it ran");
     }
 
+    world.engine.groups(at(100.0), &mut world.out); // which sweeps
     let status = world
         .engine
         .status(at(100.0), "room", &mut world.out)

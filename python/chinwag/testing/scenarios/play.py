@@ -223,7 +223,7 @@ class _Player:
                 return queue.edit(group, self._pushed_id(facts["id"]), item)
             case "typing":
                 return queue.typing(group, facts["sender"], facts["on"])
-        raise NotImplementedError(control.op)
+        raise ValueError(f"control {control.op!r}: the player knows no such control")
 
     def _later(self) -> Any:
         # Untyped: controls that only a later version has are behind the table of features.

@@ -113,7 +113,8 @@ impl Receipts {
         for message in ended {
             let seq = message.seq.as_u64();
             let receipt = match last {
-                Some(last) if last == seq => kept.last.as_ref().map(|last| last.clone_ref(py)),
+                // Held by others, so it will hardly be used again; what it tells of is theirs alone.
+                Some(last) if last == seq => kept.last.take(),
                 _ => kept.by_seq.remove(&seq),
             };
             if let Some(receipt) = receipt {

@@ -466,7 +466,95 @@ def test_suspending_handlers_need_a_task_for_each_at_once(run: Run, made: list[R
     run(main)
 
     assert 1 < most <= 12
-    assert len(made) <= most + 1
+    assert len(made) <= 12 + 1  # and one that makes no calls
+
+
+def test_a_thousand_suspended_calls_start_within_few_turns() -> None:
+    """One call a turn of the loop would let the last room wait for a thousand of them."""
+    running = turns = 0
+
+    async def main() -> None:
+        nonlocal turns
+        go_on = asyncio.Event()
+
+        async def handle(batch: Batch[int]) -> None:
+            nonlocal running
+            running += 1
+            await go_on.wait()
+
+        async with Queue[int](handle) as queue:
+            for number in range(1_000):
+                queue.put_nowait(f"room {number}", "ann", number)
+            while running < 1_000:
+                await asyncio.sleep(0)
+                turns += 1
+            go_on.set()
+
+    asyncio.run(main())
+
+    assert turns < 100
+
+
+def test_a_batch_whose_task_never_began_is_handled(run: Run, made: list[RunnerTask]) -> None:
+    """A task can be cancelled before its first step; then the call has not begun either."""
+
+    async def handle(batch: Batch[str]) -> str:
+        return "answered"
+
+    async def main() -> object:
+        async with Queue[str](handle) as queue:
+            before = len(made)
+            receipt = queue.put_nowait("room", "ann", "hello")
+            while len(made) == before:  # noqa: ASYNC110 -- before its first step
+                await asyncio.sleep(0)
+            made[-1].cancel()
+            return await outcome(receipt)
+
+    assert run(main) == "answered"
+
+
+def test_a_growing_window_keeps_its_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timer for every push would cost more than the push."""
+    booked = 0
+
+    async def main() -> None:
+        nonlocal booked
+        loop = asyncio.get_running_loop()
+        call_at = loop.call_at
+
+        def count(*args: Any, **options: Any) -> asyncio.TimerHandle:
+            nonlocal booked
+            booked += 1
+            return call_at(*args, **options)
+
+        async with Queue[int](RecordingHandler[int](), quiet_s=60) as queue:
+            monkeypatch.setattr(loop, "call_at", count)
+            for number in range(100):
+                queue.put_nowait("room", "ann", number)
+                await asyncio.sleep(0)
+            monkeypatch.undo()
+
+    asyncio.run(main())
+
+    assert booked == 1
+
+
+def test_a_started_queue_that_nobody_holds_goes_on(run: Run) -> None:
+    """A loop holds its tasks only weakly."""
+
+    async def handle(batch: Batch[str]) -> str:
+        await asyncio.sleep(0.001)
+        return "answered"
+
+    async def main() -> object:
+        queue = Queue[str](handle, quiet_s=0.001)
+        await queue.start()
+        receipt = queue.put_nowait("room", "ann", "hello")
+        del queue
+        gc.collect()
+        return await outcome(receipt)
+
+    assert run(main) == "answered"
 
 
 def test_closing_leaves_no_task(run: Run) -> None:
@@ -848,6 +936,63 @@ def test_whoever_closes_second_waits_for_the_first() -> None:
     assert run_on_clock(main) == [5.0, 5.0, 5.0]
 
 
+def test_closing_at_once_cuts_a_drain_short() -> None:
+    async def main(clock: Clock) -> tuple[float, Ledger]:
+        queue = Queue[str](RecordingHandler[str](duration_s=5))
+        await queue.start()
+        queue.put_nowait("room", "ann", "hello")
+        gentle = asyncio.create_task(queue.aclose())
+        await clock.advance(1)
+        await queue.aclose(drain=False)
+        await gentle
+        return clock.now, queue.check()
+
+    now, ledger = run_on_clock(main)
+
+    assert now == 1.0
+    assert ledger.abandoned == 1
+
+
+def test_a_cancelled_closer_leaves_the_others_waiting() -> None:
+    async def main(clock: Clock) -> tuple[float, Ledger]:
+        queue = Queue[str](RecordingHandler[str](duration_s=5))
+        await queue.start()
+        queue.put_nowait("room", "ann", "hello")
+        first = asyncio.create_task(queue.aclose())
+        second = asyncio.create_task(queue.aclose())
+        await clock.advance(1)
+        first.cancel()
+        await second
+        return clock.now, queue.check()
+
+    now, ledger = run_on_clock(main)
+
+    assert now == 5.0
+    assert ledger.done == 1
+
+
+@pytest.mark.parametrize("verb", ["aclose", "join"])
+def test_other_loops_are_refused(verb: str) -> None:
+    """Half of it would happen and the rest never, in a loop that nothing wakes."""
+
+    async def main() -> Ledger:
+        async with Queue[str](RecordingHandler[str]()) as queue:
+            queue.pause()
+            queue.put_nowait("room", "ann", "hello")
+
+            async def elsewhere() -> None:
+                await getattr(queue, verb)()
+
+            with pytest.raises(RuntimeError, match="on the event loop that started the queue"):
+                await asyncio.to_thread(asyncio.run, elsewhere())
+            queue.put_nowait("room", "ann", "there?")
+            queue.resume()
+            await queue.join()
+            return queue.check()
+
+    assert asyncio.run(main()).done == 2
+
+
 @pytest.mark.parametrize("verb", ["aclose", "join"])
 def test_waiting_for_oneself_raises(run: Run, verb: str) -> None:
     queue = Queue[str](max_batch=1)
@@ -945,6 +1090,61 @@ def test_a_push_before_its_loop_closes_hides_nothing(kind: str) -> None:
     assert (ledger.waiting, ledger.running) == (0, 0)
 
 
+def test_nothing_starts_while_the_loop_ends_all_tasks(caplog: pytest.LogCaptureFixture) -> None:
+    """`asyncio.run` cancels all tasks; a call begun for the next message would be cut off too."""
+    started = 0
+    running = asyncio.Event()
+    queue = Queue[str](max_batch=1, max_concurrent=3)
+
+    @queue.handler
+    async def handle(batch: Batch[str]) -> None:
+        nonlocal started
+        started += 1
+        if started == 3:
+            running.set()
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        await queue.start()
+        for number in range(10):
+            queue.put_nowait(f"room {number}", "ann", "hello")
+        await running.wait()
+
+    asyncio.run(main())
+
+    assert started == 3
+    assert queue.check().abandoned == 10
+    assert "ended dead" not in caplog.text
+
+
+def test_a_loop_may_move_to_another_thread() -> None:
+    """It is started here and run there; pushes from here must still wake it."""
+    seen: list[str] = []
+    handled = threading.Event()
+
+    async def handle(batch: Batch[str]) -> None:
+        seen.extend(batch.payloads)
+        handled.set()
+
+    loop = asyncio.new_event_loop()
+    queue = Queue[str](handle)
+    loop.run_until_complete(queue.start())
+    loop.run_until_complete(asyncio.sleep(0))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(WATCHDOG_S)
+
+    queue.put_nowait("room", "ann", "hello")
+    in_time = handled.wait(WATCHDOG_S)
+
+    asyncio.run_coroutine_threadsafe(queue.aclose(), loop).result(WATCHDOG_S)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+    assert in_time
+    assert seen == ["hello"]
+
+
 def script(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
@@ -1006,6 +1206,34 @@ def test_a_forked_process_is_told_so() -> None:
     )
 
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "sound\n", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_queue_only_made_can_be_used_in_a_forked_process() -> None:
+    """Servers load the application and then fork their workers."""
+    ran = script(
+        """
+        import asyncio, os
+        from chinwag import Queue
+
+        async def handle(batch):
+            return batch.payloads[0]
+
+        async def main():
+            async with queue:
+                print(await queue.put_nowait("room", "ann", "hello"), flush=True)
+
+        queue = Queue(handle)
+        child = os.fork()
+        if not child:
+            asyncio.run(main())
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        asyncio.run(main())
+        """
+    )
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "hello\nhello\n", "")
 
 
 @pytest.mark.parametrize("when", ["before the start", "at work", "in a thread", "with receipts"])

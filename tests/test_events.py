@@ -86,6 +86,23 @@ def test_a_reader_gets_what_happens_until_the_close(chinwag_run: Run) -> None:
     assert names(happened)[-1] == "MessageEnded"
 
 
+def test_a_reader_comes_to_an_end_though_the_close_is_cancelled(chinwag_run: Run) -> None:
+    async def body() -> None:
+        queue = Queue[str](RecordingHandler[str](duration_s=60))
+        await queue.start()
+        events = queue.events()
+        queue.put_nowait("room", "ann", "hello")
+        closing = asyncio.create_task(queue.aclose())
+        await asyncio.sleep(1)
+        closing.cancel()
+
+        names = [type(event).__name__ async for event in events]
+
+        assert names[-2:] == ["BatchSettled", "MessageEnded"]
+
+    chinwag_run(body)
+
+
 def test_a_slow_reader_is_told_how_much_it_missed(chinwag_run: Run) -> None:
     async def body() -> list[Event]:
         async with Queue(RecordingHandler[str]()) as queue:

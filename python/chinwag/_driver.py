@@ -1,30 +1,37 @@
 """The loop side of a queue: one timer, the runner tasks, and everybody who waits for them.
 
-The engine decides; the driver asks it for the next batch, hands it to a runner, and sleeps only
-when there is nothing left to do now. Whenever a runner has got a batch, one *turn* is scheduled: if
-the runner made all calls without suspending, the turn finds nothing; if it is held up in a handler,
-the turn takes the next batch to another runner. So a task is made when it is needed and not for
-every message.
+The engine decides what may start; the driver makes it happen. It *turns* when something may have
+changed: a push that found it at rest, a control, the timer, a runner with nothing more to do. A
+turn hands the next batch to a runner, a parked one or a new one, and asks for another turn right
+behind it. The runner goes on with whatever its freed slot gives. So when handlers do not suspend,
+one runner makes all calls and the next turn finds nothing; when it is held up in a handler, the
+next turn takes more batches to others. A task is made when it is needed and not for every message.
+
+The driver rests only once the engine has said, in one step with "nothing is left to do now", that
+the next push will wake it.
+
+This is the one place that creates tasks. Each is held until it has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
+import logging
+import math
 import weakref
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context as Variables
 from contextvars import copy_context
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from chinwag._runner import Runner, RunnerTask, calling, log
+from chinwag.stats import Ledger
 
 if TYPE_CHECKING:
     from chinwag._core import Batch, Core
     from chinwag._handler import Handler
+    from chinwag._listeners import Listeners
 
 __all__ = ["Driver"]
 
@@ -37,7 +44,7 @@ class Driver:
         handler: What is called.
         grace_s: How long a call that was asked to end may take for it.
         threads: How many plain-function handlers run at once.
-        tell: Called on the loop when there may be events to deliver.
+        listeners: Told on the loop, when no call of the engine is under way.
     """
 
     def __init__(
@@ -47,7 +54,7 @@ class Driver:
         *,
         grace_s: float,
         threads: int,
-        tell: Callable[[], None],
+        listeners: Listeners,
     ) -> None:
         self.core = core
         self.handler = handler
@@ -56,42 +63,60 @@ class Driver:
         self.done = core._done
         self.promoting = False
         """A turn is scheduled."""
-        self._tell = tell
+        self._listeners = listeners
         self._max_threads = threads
-        self._thread = threading.get_ident()
-        # What every call starts from: the variables as they are at the start of the queue.
+        self._virtual = core._manual
+        # What every call starts from: the variables as they are at the start of the queue. What
+        # subscribers leave behind stays among the driver's own.
         self._variables: Variables = copy_context()
+        self._own_variables: Variables = self._variables.copy()
         self._runners: set[Runner] = set()
         self._parked: list[Runner] = []
+        # Who got the last batch, and how many a turn hands out.
+        self._latest: Runner | None = None
+        self._width = 1
+        # Batches whose runner was cancelled before it could begin.
+        self._returned: list[Batch[Any]] = []
+        self._next_turn: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_us: int | None = None
-        self._watch: weakref.ref[asyncio.TimerHandle] | None = None
-        self._waiting: set[asyncio.Future[None]] = set()
-        self._state: Literal["open", "draining", "ending", "closed"] = "open"
-        self._closing: asyncio.Future[None] | None = None
+        self._forgotten = 0
+        self._joining: set[asyncio.Future[None]] = set()
+        # Closing goes from one of these to the next: somebody asked, nothing is left to drain, no
+        # call runs, all is done.
+        self._asked: asyncio.Future[tuple[bool, float]] = self.loop.create_future()
+        self._drained: asyncio.Future[None] = self.loop.create_future()
+        self._quiet: asyncio.Future[None] = self.loop.create_future()
+        self._closed: asyncio.Future[None] = self.loop.create_future()
+        self._closers = 0
+        self._lost = False
+        self._keeper: RunnerTask
+        self._watch: weakref.ref[asyncio.TimerHandle]
 
     def start(self) -> None:
         """From now on pushes wake it, and what has been pushed is handled."""
+        # Whoever cancels all tasks of the loop cancels this one too. It makes no calls, so that is
+        # how the driver knows that the loop itself is about to end.
+        self._keeper = RunnerTask(self._keep(), loop=self.loop, name="chinwag keeper")
         watch = self.loop.call_at(
-            self.loop.time() + _NEVER_S, id, _Watch(self), context=self._variables
+            self.loop.time() + _NEVER_S, id, _Watch(self), context=self._own_variables
         )
         # Weakly, so that closing the loop frees it.
         self._watch = weakref.ref(watch)
+        _started.add(self)
         self.core._attach(self.wake)
         self.promote()
 
     # What the core and the runners call.
 
     def wake(self) -> bool:
-        """Look soon; from any thread. False: the loop is gone."""
-        if self.loop.is_closed():
-            self.lose()
-            return False
-        if threading.get_ident() == self._thread:
-            self.promote()
-            return True
+        """Look soon; from any thread. False: the loop is gone, and with it the queue."""
         try:
-            self.loop.call_soon_threadsafe(self.promote)
+            # Not the thread that started the queue: the loop may run in another by now.
+            if asyncio._get_running_loop() is self.loop:
+                self.promote()
+            else:
+                self.loop.call_soon_threadsafe(self.promote)
         except RuntimeError:
             if not self.loop.is_closed():
                 raise
@@ -101,9 +126,9 @@ class Driver:
 
     def promote(self) -> None:
         """Schedule a turn, unless one is scheduled."""
-        if not self.promoting and self._state != "closed":
+        if not self.promoting:
+            self._next_turn = self.loop.call_soon(self._promoted, context=self._own_variables)
             self.promoting = True
-            self.loop.call_soon(self._turn, context=self._variables)
 
     def park(self, runner: Runner, batch: Batch[Any] | Literal[False] | None) -> bool:
         """Take a runner that has nothing to do; whether it is to wait for the next batch.
@@ -112,11 +137,13 @@ class Driver:
             runner: Whose call has ended.
             batch: None: nothing is left to do now. False: the loop must turn before there is more.
         """
+        runner.batch = None
         if batch is False:
             self.promote()
-        else:
+        elif not self.promoting:
             self._rest()
-        if self._state in ("ending", "closed") or len(self._parked) >= _MOST_PARKED:
+            self._listeners.tell()
+        if self._closed.done() or runner.ending or len(self._parked) >= _MOST_PARKED:
             return False
         runner.parking = self.loop.create_future()
         self._parked.append(runner)
@@ -124,7 +151,7 @@ class Driver:
 
     def is_ending(self) -> bool:
         """Whether a call that is cancelled now is cancelled because everything ends."""
-        return self._state in ("ending", "closed")
+        return self._closed.done() or self._keeper.cancelling() > 0
 
     @cached_property
     def threads(self) -> ThreadPoolExecutor:
@@ -133,195 +160,297 @@ class Driver:
 
     # Waiting and closing.
 
-    def refuse_inside(self, what: str) -> None:
-        """Raise if called from within a call of this queue, which would wait for its own end."""
-        runner = calling.get()
-        if runner is not None and runner in self._runners and runner.batch:
-            raise RuntimeError(
-                f"{what} would wait for the very call that it is called in; do it outside the "
-                "handler, or in a task that the handler does not await"
-            )
-
     async def join(self) -> None:
         """Wait until nothing waits or runs."""
-        await self._until(self.core._is_idle)
+        if self._lost:
+            return
+        self._refuse("join()")
+        if self._closed.done() or self.core._is_idle():
+            return
+        future: asyncio.Future[None] = self.loop.create_future()
+        self._joining.add(future)
+        try:
+            await future
+        finally:
+            self._joining.discard(future)
 
     async def close(self, *, drain: bool, timeout_s: float) -> None:
         """Refuse pushes, finish what there is if asked to, end the rest, and wait for all tasks.
 
-        Whoever comes second waits for the first. When it is cancelled, what is left ends at once.
+        Whoever comes second waits for the same end. When the last of them is cancelled, what is
+        left ends at once.
         """
-        if self._closing is not None:
-            await asyncio.shield(self._closing)
+        if self.loop.is_closed():
+            self.lose()
             return
-        self._closing = self.loop.create_future()
-        try:
-            await self._close(drain=drain, timeout_s=timeout_s)
-        finally:
+        self._refuse("aclose()")
+        if not self._asked.done():
+            self._asked.set_result((drain, timeout_s))
+            self.core._close()
+            self.promote()
+        if not drain:
             self._end_calls()
-            self._fence()
+            _resolve(self._drained)
+        self._closers += 1
+        try:
+            await asyncio.shield(self._closed)
+        except asyncio.CancelledError:
+            if self._closers == 1 and not self._closed.done():
+                self._force()
+            raise
+        finally:
+            self._closers -= 1
+
+    async def _keep(self) -> None:
+        """Wait for the end, and bring it about in a task that no caller's cancellation reaches."""
+        try:
+            drain, timeout_s = await self._asked
+            await self._close(drain=drain, timeout_s=timeout_s)
+        except BaseException:
+            if self._asked.cancelled():
+                self._tell_loss()
+            self._force()
+            raise
+        finally:
             self._finish()
-            self._closing.set_result(None)
 
     async def _close(self, *, drain: bool, timeout_s: float) -> None:
-        self.core._close()
         if drain:
-            self._state = "draining"
-            self.promote()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await self._until(lambda: self.core._is_idle() or self._is_stuck())
+            await self._until(self._drained, timeout_s)
         self._end_calls()
-        if busy := [runner.task for runner in self._runners]:
-            await asyncio.wait(busy, timeout=self.grace_s)
-
-    def _is_stuck(self) -> bool:
-        """Whether only a pause holds what is left; nothing else does after a turn found nothing."""
-        return not self.promoting and self.core._is_stuck()
-
-    def _end_calls(self) -> None:
-        """End what waits, ask the calls that run to end, let the other runners go."""
-        if self._state in ("ending", "closed"):
-            return
-        self._state = "ending"
-        self.core._abandon()
-        for runner in tuple(self._runners):
+        self._look_for_quiet()
+        await self._until(self._quiet, self.grace_s)
+        for runner in self._runners:
             if runner.batch:
-                runner.end("closed")
-        self._release_parked()
-
-    def _release_parked(self) -> None:
-        parked, self._parked = self._parked, []
-        for runner in parked:
-            runner.batch = None
-            assert runner.parking is not None
-            if not runner.parking.done():
-                runner.parking.set_result(None)
-
-    def _fence(self) -> None:
-        """Take the leases of calls that have not ended: what they still do counts for nothing."""
-        for runner in tuple(self._runners):
-            if runner.batch and not runner.fenced:
-                runner.fenced = True
                 log.warning(
                     "a call in group %r has not ended %g s after it was asked to; its result will "
                     "count for nothing",
                     runner.batch.group,
                     self.grace_s,
                 )
-                self.core._end(runner.batch, "closed", None)
-                # Somebody must hold a task that goes on.
-                _fenced.add(runner.task)
-                runner.task.add_done_callback(_fenced.discard)
+        self._fence()
+        self._release_parked()
+        # A fenced task that goes on is not waited for, unless only its thread does.
+        ending = [r.task for r in self._runners if not (r.fenced and self.handler.is_async)]
+        if ending:
+            await asyncio.wait(ending)
+
+    async def _until(self, future: asyncio.Future[None], seconds: float) -> None:
+        timer = None
+        if seconds < math.inf:
+            timer = self.loop.call_at(self.loop.time() + seconds, _resolve, future)
+        try:
+            await future
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _end_calls(self) -> None:
+        """End what waits, and ask the calls that run to end."""
+        self._abandon()
+        for runner in tuple(self._runners):
+            if runner.batch and runner.ending is None:
+                runner.end("closed")
+
+    def _force(self) -> None:
+        """Do at once what is left of closing."""
+        self.core._close()
+        self._abandon()
+        self._fence()
+        if not self._lost:
+            _resolve(self._drained)
+            _resolve(self._quiet)
+            self._release_parked()
+
+    def _abandon(self) -> None:
+        """End what waits, and what was handed out and never begun."""
+        self.core._abandon()
+        returned, self._returned = self._returned, []
+        for batch in returned:
+            self.core._end(batch, "closed", None)
+
+    def _fence(self) -> None:
+        """Take the leases of calls that have not ended: what they still do counts for nothing."""
+        for runner in tuple(self._runners):
+            if not runner.batch or runner.fenced:
+                continue
+            runner.fenced = True
+            self.core._end(runner.batch, "closed", None)
+            if self._lost:
+                runner.decide("closed")
+                continue
+            if runner.ending is None and not runner.task.cancelling():
+                runner.end("closed")
+            else:
+                runner.decide("closed")  # not cancelled twice: it may be cleaning up
+            if not self.handler.is_async:
+                runner.task.cancel()
+            # Somebody must hold a task that goes on.
+            _fenced.add(runner.task)
+            runner.task.add_done_callback(_fenced.discard)
+
+    def _release_parked(self) -> None:
+        parked, self._parked = self._parked, []
+        for runner in parked:
+            runner.ending = "closed"
+            assert runner.parking is not None
+            _resolve(runner.parking)
 
     def _finish(self) -> None:
-        self._state = "closed"
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._watch is not None and (watch := self._watch()) is not None:
+        """Let go of everything but fenced calls."""
+        _started.discard(self)
+        self.core._detach()
+        for handle in (self._timer, self._next_turn):
+            if handle is not None:
+                handle.cancel()
+        if (watch := self._watch()) is not None:
             watch.cancel()
         if "threads" in self.__dict__:
             self.threads.shutdown(wait=False, cancel_futures=True)
-        self.core._detach()
-        self._tell()
-        self._tell_waiting()
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("closed: %s", Ledger(**self.core._ledger()))
+        if self._lost:
+            return
+        self._listeners.end()
+        for future in (*self._joining, self._closed):
+            _resolve(future)
 
     def lose(self) -> None:
         """The loop was closed before the queue: account for what is there, refuse the rest."""
-        if self._state == "closed":
+        if self._lost or self._closed.done():
             return
-        self._state = "closed"
+        self._lost = True
+        self._tell_loss()
+        for task in (self._keeper, *(runner.task for runner in self._runners)):
+            # What the loop has left undone is told above, once.
+            task._log_destroy_pending = False
+        self._force()
+        self._finish()
+
+    def _tell_loss(self) -> None:
         log.error("the event loop of a queue was closed before the queue; what waited is abandoned")
         self.core._lose()
-        self.core._close()
-        self.core._abandon()
-        for runner in tuple(self._runners):
-            # What the loop has left undone is told above, once.
-            runner.task._log_destroy_pending = False
-            if runner.batch:
-                runner.fenced = True
-                runner.decide("closed")
-                self.core._end(runner.batch, "closed", None)
-        self.core._detach()
+
+    def _refuse(self, what: str) -> None:
+        """Raise where waiting would wait for itself (rule H8), or on another loop."""
+        if asyncio.get_running_loop() is not self.loop:
+            raise RuntimeError(f"{what} must be awaited on the event loop that started the queue")
+        runner = calling.get()
+        if runner is not None and runner in self._runners and runner.batch:
+            raise RuntimeError(
+                f"{what} would wait for the very call that it is called in; do it outside the "
+                "handler, or in a task with a context of its own: "
+                f"asyncio.create_task(queue.{what}, context=contextvars.Context())"
+            )
 
     # The turn.
 
-    def _turn(self) -> None:
+    def _promoted(self) -> None:
         self.promoting = False
-        if self._state == "closed":
+        self._turn()
+
+    def _turn(self) -> None:
+        """Hand out what may start now, or rest."""
+        if self._closed.done():
             return
-        batch = self.core._next()
-        if batch is None:
-            self._rest()
-            return
-        self._hand(batch)
-        self.promote()
-        self._tell()
+        # If the last batch handed out is still being handled, its handler has suspended, and so
+        # will more of them. Otherwise one runner is enough for all.
+        held_up = self._latest is not None and self._latest.batch
+        self._width = min(2 * self._width, _WIDEST) if held_up else 1
+        for _ in range(self._width):
+            batch = self._returned.pop() if self._returned else self.core._next()
+            if batch is None:
+                self._rest()
+                break
+            self._hand(batch)
+        else:
+            self.promote()
+        self._listeners.tell()
 
     def _hand(self, batch: Batch[Any]) -> None:
         """Give a batch to a runner that waits, or to a new one."""
         while self._parked:
             runner = self._parked.pop()
-            assert runner.parking is not None
-            if not runner.parking.done():
+            if runner.parking is not None and not runner.parking.done():
                 runner.batch = batch
                 runner.parking.set_result(None)
+                self._latest = runner
                 return
         variables = self._variables.copy()
-        runner = Runner(self, batch, variables)
+        self._latest = runner = Runner(self, batch, variables)
         work = runner.work()
         runner.task = RunnerTask(work, loop=self.loop, name="chinwag runner", context=variables)
         self._runners.add(runner)
-        runner.task.add_done_callback(lambda task: self._gone(runner, task))
+        runner.task.add_done_callback(partial(self._gone, runner), context=self._own_variables)
 
     def _gone(self, runner: Runner, task: asyncio.Task[None]) -> None:
         """A runner's task has ended."""
         self._runners.discard(runner)
+        if runner is self._latest:
+            self._latest = None
         if runner in self._parked:
             self._parked.remove(runner)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):  # others the loop has raised already
+            log.error("a runner has failed where no handler was at fault", exc_info=error)
         if runner.batch and not runner.fenced:
-            # Its task was cancelled before it could begin, or it failed where no call was at fault.
-            reason = "closed" if self.is_ending() else "cancelled"
-            self.core._end(runner.batch, reason, None)
-            runner.batch = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a runner has ended", exc_info=error)
-        self.promote()
+            if runner.ending or self.is_ending():
+                self.core._end(runner.batch, "closed", None)
+            elif error is not None:
+                self.core._end(runner.batch, "error", None)
+            else:
+                # Its task was cancelled before it could begin: somebody else's call, then.
+                self._returned.append(runner.batch)
+        runner.batch = None
+        if not self._closed.done():
+            self._look_for_quiet()
+            self.promote()
 
     def _rest(self) -> None:
         """Nothing is left to do now: set the timer, tell those who wait."""
-        due_us = self.core._due()
-        if due_us != self._timer_us:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            self._timer_us = due_us
-            if due_us is not None:
-                after_s = max(0, due_us - self.core._now_us()) / 1e6
-                at = self.loop.time() + after_s
-                self._timer = self.loop.call_at(at, self._ring, context=self._variables)
-        self._tell()
-        if self._waiting:
-            self._tell_waiting()
+        self._width = 1
+        self._set_timer(self.core._due())
+        if self._joining and self.core._is_idle():
+            for future in self._joining:
+                _resolve(future)
+        if self._asked.done():
+            if self.core._is_idle() or self.core._is_stuck():
+                _resolve(self._drained)
+            self._look_for_quiet()
+
+    def _set_timer(self, due_us: int | None) -> None:
+        if due_us == self._timer_us:
+            return
+        if self._timer is not None:
+            # Looking too early is cheaper than another timer for every push of a window. But
+            # virtual time must not stop where nothing happens.
+            assert self._timer_us is not None
+            if not self._virtual and due_us is not None and due_us > self._timer_us:
+                return
+            self._timer.cancel()
+            self._timer = None
+        self._timer_us = due_us
+        if due_us is None:
+            return
+        after_s = max(0, due_us - self.core._now_us()) / 1e6
+        if not self._virtual:
+            # uvloop rounds to milliseconds, down too; and no loop sleeps for years.
+            after_s = min(max(after_s, _SHORTEST_S), _LONGEST_S)
+        self._timer = self.loop.call_at(
+            self.loop.time() + after_s, self._ring, context=self._own_variables
+        )
 
     def _ring(self) -> None:
         self._timer = self._timer_us = None
-        self.promote()
+        self._turn()
+        if log.isEnabledFor(logging.DEBUG):
+            before, self._forgotten = self._forgotten, self.core._forgotten()
+            if self._forgotten > before:
+                log.debug("forgot %d idle groups", self._forgotten - before)
 
-    async def _until(self, holds: Callable[[], bool]) -> None:
-        """Wait for something that can only become true when the driver has nothing to do."""
-        while not holds() and self._state != "closed":
-            looked = self.loop.create_future()
-            self._waiting.add(looked)
-            try:
-                await looked
-            finally:
-                self._waiting.discard(looked)
-
-    def _tell_waiting(self) -> None:
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
+    def _look_for_quiet(self) -> None:
+        if self._asked.done() and not any(runner.batch for runner in self._runners):
+            _resolve(self._quiet)
 
 
 class _Watch:
@@ -342,10 +471,23 @@ class _Watch:
             driver.lose()
 
 
-_NEVER_S = 200 * 365 * 86_400.0
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
 
 # Runners that wait for work; more than this are let go.
-_MOST_PARKED = 1_000
+_MOST_PARKED = 64
+
+# Batches that a turn hands out at most, when all handlers suspend.
+_WIDEST = 64
+
+_NEVER_S = 200 * 365 * 86_400.0
+_SHORTEST_S = 0.001
+_LONGEST_S = 86_400.0
+
+# Drivers until they have closed: a loop holds its tasks only weakly.
+_started: set[Driver] = set()
 
 # Tasks whose calls were fenced, until they end after all.
 _fenced: set[asyncio.Task[None]] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -22,58 +23,82 @@ class Listeners:
 
     def __init__(self, core: Core[Any]) -> None:
         self._core = core
-        self._callbacks: list[Callable[[Event], object]] = []
+        self._callbacks: tuple[_Subscription, ...] = ()
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
+        self._observed = False
         self._closed = False
+        # Listeners come and go on any thread.
+        self._lock = threading.RLock()
 
     def add(self, callback: Callable[[Event], object]) -> Callable[[], None]:
         """Call it with every event from now on; the function returned ends that."""
         if not callable(callback):
             raise TypeError(f"callback must be callable, not {type(callback).__name__}")
-        self._callbacks.append(callback)
-        self._core._observe(True)
+        subscription = _Subscription(callback)
 
         def unsubscribe() -> None:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
-                self._mind()
+            with self._lock:
+                self._callbacks = tuple(c for c in self._callbacks if c is not subscription)
+                self._observe()
 
+        with self._lock:
+            self._callbacks = (*self._callbacks, subscription)
+            self._observe()
         return unsubscribe
 
     def stream(self, buffer: int) -> EventStream:
         """Keep events for a reader from now on, until nobody holds it any more."""
         stream = EventStream(buffer)
-        if self._closed:
-            stream.end()
-            return stream
-        self._streams.add(stream)
-        weakref.finalize(stream, self._mind)
-        self._core._observe(True)
+        with self._lock:
+            if self._closed:
+                stream.end()
+            else:
+                self._streams.add(stream)
+                self._observe()
         return stream
 
     def tell(self) -> None:
-        """Deliver what happened; on the loop."""
-        if not (self._callbacks or self._streams):
+        """Deliver what happened; on the loop, and outside any call of the engine."""
+        if not self._observed:
             return
-        for event in self._core._take_events():
-            for stream in tuple(self._streams):
+        events = self._core._take_events()
+        with self._lock:
+            callbacks, streams = self._callbacks, tuple(self._streams)
+            if not (callbacks or streams):
+                self._observe()  # the last reader has been dropped
+        for event in events:
+            for stream in streams:
                 stream.put(event)
-            for callback in tuple(self._callbacks):
+            for subscription in callbacks:
                 try:
-                    callback(event)
+                    subscription.callback(event)
                 except Exception:
                     log.exception("a subscriber raised on %r", event)
 
     def end(self) -> None:
-        """Nothing comes any more: readers end when they have read what is there."""
-        self._closed = True
-        for stream in tuple(self._streams):
+        """Deliver the rest; readers end when they have read what is there."""
+        self.tell()
+        with self._lock:
+            self._closed = True
+            streams = tuple(self._streams)
+            self._observe()
+        for stream in streams:
             stream.end()
 
-    def _mind(self) -> None:
-        # Looked through and not counted: a stream that is going is still among them.
-        if not self._callbacks and next(iter(self._streams), None) is None:
-            self._core._observe(False)
+    def _observe(self) -> None:
+        observed = not self._closed and bool(self._callbacks or self._streams)
+        if observed != self._observed:
+            self._observed = observed
+            self._core._observe(observed)
+
+
+class _Subscription:
+    """A callback, told from others by identity: one may be subscribed twice."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[Event], object]) -> None:
+        self.callback = callback
 
 
 class EventStream:
@@ -107,11 +132,19 @@ class EventStream:
 
     def put(self, event: Event) -> None:
         """Keep an event; the oldest goes when there are too many."""
+        if self._ended:
+            return
         if len(self._events) >= self._buffer:
             self._events.popleft()
             self._missed += 1
         self._events.append(event)
         self._wake()
+
+    async def aclose(self) -> None:
+        """Stop reading before the end."""
+        self._events.clear()
+        self._missed = 0
+        self.end()
 
     def end(self) -> None:
         """Nothing comes any more."""

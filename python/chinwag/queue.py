@@ -69,7 +69,7 @@ class Queue(_core.Core[P]):
         self._handler = None if handler is None else Handler.of(handler)
         self._driver: Driver | None = None
         self._listeners = Listeners(self)
-        self._closed = False
+        self._forked = False
         _alive.add(self)
 
     @property
@@ -98,7 +98,9 @@ class Queue(_core.Core[P]):
             RuntimeError: It has been started or closed, or there is no running event loop.
             ConfigError: It has no handler.
         """
-        if self._closed:
+        if self._forked:
+            raise RuntimeError(_FORKED)
+        if self._is_closed():
             raise RuntimeError("this queue has been closed; make a new one")
         if self._driver is not None:
             raise RuntimeError("this queue has been started already; it can be started once")
@@ -112,14 +114,14 @@ class Queue(_core.Core[P]):
             self._handler,
             grace_s=busy.cancel_grace_s,
             threads=limits.max_concurrent or _MOST_THREADS,
-            tell=self._listeners.tell,
+            listeners=self._listeners,
         )
         manual = getattr(driver.loop, "chinwag_clock", None)
         if manual is not None and not self._manual:
             self._follow(manual)
         self._driver = driver
         driver.start()
-        log.debug("started: %s", self)
+        log.debug("started on %r: %r", driver.loop, self._handler.function)
 
     async def aclose(self, *, drain: bool = True, timeout_s: float | None = None) -> None:
         """Refuse pushes, handle what there is, and end.
@@ -140,18 +142,14 @@ class Queue(_core.Core[P]):
         timeout_s = self._config.retry.close_timeout_s if timeout_s is None else timeout_s
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, Real) or not timeout_s >= 0:
             raise ValueError(f"timeout_s={timeout_s!r}: must be seconds of at least 0")
-        driver = self._driver
-        if driver is None:
-            self._closed = True
-            self._close()
-            self._abandon()
-        else:
-            driver.refuse_inside("aclose()")
-            self._closed = True
-            await driver.close(drain=drain, timeout_s=float(timeout_s))
-        self._listeners.tell()
+        if self._forked:
+            return
+        if self._driver is not None:
+            await self._driver.close(drain=drain, timeout_s=float(timeout_s))
+            return
+        self._close()
+        self._abandon()
         self._listeners.end()
-        log.debug("closed: %s", self)
 
     async def __aenter__(self) -> Queue[P]:
         """Start it."""
@@ -189,7 +187,6 @@ class Queue(_core.Core[P]):
             if self._is_idle():
                 return
             raise RuntimeError("messages wait and the queue has not been started; await start()")
-        self._driver.refuse_inside("join()")
         await self._driver.join()
 
     # Looks.
@@ -262,7 +259,7 @@ class Queue(_core.Core[P]):
         return self._listeners.add(callback)
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "started" if self._driver else "not started"
+        state = "closed" if self._is_closed() else "started" if self._driver else "not started"
         return f"<Queue, {state}, {'idle' if self._is_idle() else 'at work'}>"
 
 
@@ -289,10 +286,15 @@ def _messages(figures: Mapping[str, Any]) -> Histogram:
 
 def _inert_after_fork() -> None:
     for queue in tuple(_alive):
-        queue._fork()
+        # One that was only made, before a server forks its workers say, is as good as new.
+        if queue._driver is not None or not queue._is_idle():
+            queue._forked = True
+            queue._fork()
 
 
 _MICROSECOND = 1e-6
+
+_FORKED = "this queue belongs to the process that this one was forked from; make a new one"
 
 # Plain functions that run at once when `max_concurrent` sets no limit.
 _MOST_THREADS = 64

@@ -305,6 +305,12 @@ impl Core {
         Ok(lock(&self.inner()?.scheduler).engine.stuck())
     }
 
+    /// Groups forgotten so far.
+    fn _forgotten(&self) -> PyResult<u64> {
+        let mut scheduler = lock(&self.inner()?.scheduler);
+        Ok(scheduler.engine.metrics().forgotten_groups)
+    }
+
     fn _is_closed(&self) -> PyResult<bool> {
         Ok(self.inner()?.intake.is_closed())
     }

@@ -18,7 +18,7 @@ export PIP_QUIET := 1
 unexport CONDA_PREFIX PYTHONHOME
 
 .NOTPARALLEL:
-.PHONY: help dev demo test test-rust test-python lint lint-rust lint-python fmt bench clean
+.PHONY: help dev demo test test-rust test-python lint lint-rust lint-python fmt bench dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -71,6 +71,12 @@ fmt: dev ## format everything, sort imports
 bench: dev ## engine benches, then those that go through Python
 	$(CARGO) bench $(LOCKED) -p chinwag-engine
 	$(BIN)/python -m pytest benches -s -o python_files='bench_*.py' -o python_functions='bench_* test_*'
+
+dist: dev ## wheel and source archive, installed and tested on every Python there is
+	rm -rf dist
+	$(BIN)/maturin build --release $(LOCKED) --out dist
+	$(BIN)/maturin sdist --out dist
+	$(BIN)/python .ci/dist.py dist $(LOCKED)
 
 clean: ## remove what was built
 	rm -rf target dist $(VENV) $(CORE) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

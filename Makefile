@@ -18,7 +18,7 @@ export PIP_QUIET := 1
 unexport CONDA_PREFIX PYTHONHOME
 
 .NOTPARALLEL:
-.PHONY: help dev demo test test-rust test-python lint lint-rust lint-python fmt bench dist clean
+.PHONY: help dev demo test test-rust test-python lint lint-rust lint-python reference fmt bench dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -48,7 +48,7 @@ test-rust: dev
 test-python: dev
 	$(BIN)/python -m pytest
 
-lint: lint-rust lint-python ## formats, lints, types, stubs, doc links, licences
+lint: lint-rust lint-python ## formats, lints, types, stubs, reference, doc links, licences
 
 lint-rust: dev
 	$(CARGO) fmt --all --check
@@ -62,6 +62,10 @@ lint-python: dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict
 	$(BIN)/python -m mypy.stubtest chinwag._core
+	$(BIN)/python docs/reference.py --check
+
+reference: dev ## write docs/reference from the docstrings
+	$(BIN)/python docs/reference.py
 
 fmt: dev ## format everything, sort imports
 	$(CARGO) fmt --all

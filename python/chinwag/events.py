@@ -15,8 +15,10 @@ __all__ = [
     "EventsMissed",
     "GroupForgotten",
     "GroupPaused",
+    "GroupResized",
     "GroupResumed",
     "MessageAccepted",
+    "MessageEdited",
     "MessageEnded",
     "MessageRefused",
     "QueueClosed",
@@ -108,6 +110,27 @@ class MessageEnded:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MessageEdited:
+    """A message that had not started says something else now."""
+
+    at: float
+    group: str
+    id: str
+    seq: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupResized:
+    """A group entered another band of sizes: other settings may hold from here on."""
+
+    at: float
+    group: str
+    size: int
+    strategy: str
+    """Who goes first in it from now on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GroupPaused:
     """Starts were paused."""
 
@@ -161,6 +184,8 @@ Event = (
     | BatchLeased
     | BatchSettled
     | MessageEnded
+    | MessageEdited
+    | GroupResized
     | GroupPaused
     | GroupResumed
     | GroupForgotten

@@ -1,11 +1,12 @@
-//! The way in: any thread asks, and is answered at once (rules A1-A3, A5).
+//! The way in: any thread asks, and is answered at once (rules A1-A5, A8).
 //!
 //! A push looks up its group, reserves a place in the capacities by atomics, and links itself into
 //! the group's inbox. Only a message with an id of its own takes a lock, its group's, for the filter.
 //! The scheduler's owner is never waited for.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use compact_str::CompactString;
@@ -15,16 +16,18 @@ use crate::events::Event;
 use crate::ids::GroupId;
 use crate::inbox::{Inbox, Ready};
 use crate::message::Extra;
-use crate::names::Names;
+use crate::names::{Names, Used};
+use crate::settings::{Keep, Overflow};
 use crate::slab::Key as _;
-use crate::{Seq, Settings, Size, Time};
+use crate::{Points, Seq, Settings, Size, Time};
 
 /// What a message asks for beyond its group, sender and payload.
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // each is a wish of its own
 pub struct Options {
     /// Its name in its group; [`Seq::automatic_id`] without one.
     pub id: Option<Box<str>>,
-    /// The platform's time: shown, kept, never used.
+    /// The platform's time: shown, kept, used by `keep="latest"` alone.
     pub at: Option<Time>,
     /// What it takes up of a batch.
     pub size: Size,
@@ -32,10 +35,35 @@ pub struct Options {
     pub batch_key: Option<Box<str>>,
     /// A quiet period of its own.
     pub quiet: Option<Duration>,
+    /// Points of its own.
+    pub rank: Points,
+    /// How long it may wait for its first start.
+    pub ttl: Option<Duration>,
+    /// It arrives only after that.
+    pub delay: Option<Duration>,
     /// Makes what waits in its lane due at once, itself included.
     pub flush: bool,
     /// Shares its batch with nobody.
     pub standalone: bool,
+    /// Gets the points of that name.
+    pub real_time: bool,
+    /// Waits in its group's context instead of a lane.
+    pub context: bool,
+    /// Starts at once beside everything.
+    pub bypass: bool,
+}
+
+/// How a push takes a refusal for want of room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// It tries once more if the owner may find room (see [`Refused::stale`]).
+    First,
+    /// It has tried before.
+    Last,
+    /// It will stand in line, and has not been refused.
+    Willing,
+    /// It has stood in line, and a place is kept for it.
+    Served,
 }
 
 /// The verdict on a push that was taken.
@@ -45,6 +73,10 @@ pub struct Accepted {
     pub seq: Seq,
     /// The owner sleeps and this caller is the one that must see to a poll.
     pub wake: bool,
+    /// Its group was full and dropped it at once.
+    pub evicted: bool,
+    /// Its group has twice as much as it may: see to [`crate::Engine::make_room`] before anything else.
+    pub crowded: bool,
 }
 
 /// The verdict on a push that was not: it left no trace.
@@ -54,8 +86,10 @@ pub struct Refused<P> {
     pub payload: P,
     /// Why.
     pub reason: Refusal,
-    /// Messages waiting in the group; in all for [`Refusal::Full`].
+    /// Messages waiting in the group; in all for [`Refusal::Full`], bypassing for [`Refusal::BypassFull`].
     pub depth: u64,
+    /// [`crate::Engine::make_room`] may help: push once more after it, and that answer counts.
+    pub stale: bool,
 }
 
 /// Why a push was refused.
@@ -69,6 +103,8 @@ pub enum Refusal {
     GroupFull,
     /// All groups together hold as much as they may.
     Full,
+    /// As many messages bypass the others as may.
+    BypassFull,
 }
 
 /// The half of the queue that producers see.
@@ -78,16 +114,21 @@ pub struct Intake<P> {
     closed: AtomicBool,
     /// As many as were accepted, but for those in `void`.
     next_seq: AtomicU64,
-    /// Numbers that no message bears, since its push came to nothing after all.
+    /// Numbers that count for no capacity: of pushes that came to nothing after all, of messages
+    /// beside the lanes, of those dropped at once.
     void: AtomicU64,
     /// Messages that wait no longer. Only the owner writes it, so it needs no atomic addition.
     started: AtomicU64,
-    refused: [AtomicU64; 4],
+    /// Messages beside the lanes that have not ended.
+    bypassing: AtomicU32,
+    refused: [AtomicU64; 5],
     observed: AtomicBool,
     refusals: Mutex<Refusals>,
     capacity: Option<u64>,
-    capacity_per_group: u32,
-    dedup: Duration,
+    max_bypass: u32,
+    limits: Limits,
+    /// Those of groups with settings of their own.
+    own_limits: RwLock<HashMap<CompactString, Limits>>,
 }
 
 /// A message on its way from its producer to the owner.
@@ -97,8 +138,62 @@ pub(crate) struct Arrival<P> {
     pub(crate) seq: Seq,
     pub(crate) sender: CompactString,
     pub(crate) extra: Option<Box<Extra>>,
+    pub(crate) way: Way,
     pub(crate) flush: bool,
     pub(crate) standalone: bool,
+    pub(crate) real_time: bool,
+}
+
+/// Where a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Into the lane of its sender.
+    Lane,
+    /// Into the group's context.
+    Context,
+    /// Beside everything.
+    Bypass,
+    /// Nowhere: its group is full and drops what comes.
+    Out,
+}
+
+/// What a push has to know of its group's settings.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    word: u32,
+    dedup: Duration,
+}
+
+/// The part of it that fits the group's record: how much may wait, and in the highest bits what else.
+mod word {
+    pub(super) const MOST: u32 = (1 << 27) - 1;
+    pub(super) const DROPS_NEWEST: u32 = 1 << 27;
+    pub(super) const DROPS_OLDEST: u32 = 1 << 28;
+    /// What counts as waiting may be over without anybody having looked.
+    pub(super) const STALE: u32 = 1 << 29;
+    /// Somebody waits in line for a place.
+    pub(super) const LINE: u32 = 1 << 30;
+    /// Has settings of its own.
+    pub(super) const OWN: u32 = 1 << 31;
+}
+
+impl Limits {
+    fn of(settings: &Settings, own: bool) -> Self {
+        let most = settings.capacity_per_group.unwrap_or(word::MOST);
+        let drops = match settings.overflow {
+            Overflow::Refuse => 0,
+            Overflow::DropNewest => word::DROPS_NEWEST,
+            Overflow::DropOldest => word::DROPS_OLDEST | word::STALE,
+        };
+        let stale = settings.ttl.is_some() || settings.keep == Keep::Latest;
+        Self {
+            word: most.min(word::MOST)
+                | drops
+                | if stale { word::STALE } else { 0 }
+                | if own { word::OWN } else { 0 },
+            dedup: settings.dedup,
+        }
+    }
 }
 
 /// What producers and the owner both know of a group.
@@ -110,6 +205,8 @@ pub(crate) struct Shared {
     started: AtomicU32,
     /// The owner's number for the group, 0 before it has one. Only the owner looks at it.
     slot: AtomicU32,
+    /// Its [`Limits`], and whether somebody waits for a place.
+    limits: AtomicU32,
     ids: Mutex<Option<Box<Ids>>>,
 }
 
@@ -141,7 +238,12 @@ const MOST_REFUSALS: usize = 10_000;
 
 /// Why a push did not get in.
 enum NotAdmitted<P> {
-    Refused(Arrival<P>, Refusal, u64),
+    Refused {
+        arrival: Arrival<P>,
+        reason: Refusal,
+        depth: u64,
+        stale: bool,
+    },
     /// Its group is being forgotten.
     Forgotten(Arrival<P>),
 }
@@ -157,12 +259,14 @@ impl<P> Intake<P> {
             next_seq: AtomicU64::new(0),
             void: AtomicU64::new(0),
             started: AtomicU64::new(0),
+            bypassing: AtomicU32::new(0),
             refused: Default::default(),
             observed: AtomicBool::new(false),
             refusals: Mutex::default(),
             capacity: settings.capacity.map(u64::from),
-            capacity_per_group: settings.capacity_per_group.unwrap_or(u32::MAX),
-            dedup: settings.dedup,
+            max_bypass: settings.max_bypass,
+            limits: Limits::of(settings, false),
+            own_limits: RwLock::default(),
         }
     }
 
@@ -175,42 +279,32 @@ impl<P> Intake<P> {
         payload: P,
         options: Options,
     ) -> Result<Accepted, Refused<P>> {
-        let Options {
-            id,
-            at,
-            size,
-            batch_key,
-            quiet,
-            flush,
-            standalone,
-        } = options;
-        let plain = id.is_none()
-            && at.is_none()
-            && batch_key.is_none()
-            && quiet.is_none()
-            && size == Size::ONE;
-        let mut arrival = Arrival {
-            payload,
-            at: now,
-            seq: Seq(0),
-            sender: CompactString::from(sender),
-            extra: (!plain).then(|| {
-                Box::new(Extra {
-                    id,
-                    at,
-                    size,
-                    batch_key,
-                    quiet,
-                })
-            }),
-            flush,
-            standalone,
-        };
+        self.push_as(Attempt::First, now, group, sender, payload, options)
+    }
+
+    /// The same, by somebody who has tried before, or would stand in line.
+    pub fn push_as(
+        &self,
+        attempt: Attempt,
+        now: Time,
+        group: &str,
+        sender: &str,
+        payload: P,
+        options: Options,
+    ) -> Result<Accepted, Refused<P>> {
+        let mut arrival = Arrival::new(now, sender, payload, options);
         loop {
+            let make = |name: &str| Shared::new(name, self.limits_of(name).word);
             let admitted = self
                 .names
-                .with(group, &self.closed, arrival, |inbox, arrival| {
-                    self.admit(inbox, arrival)
+                .with(group, &self.closed, arrival, make, |inbox, arrival| {
+                    let admitted = self.admit(inbox, arrival, attempt);
+                    let used = if admitted.is_ok() {
+                        Used::Yes
+                    } else {
+                        Used::No
+                    };
+                    (admitted, used)
                 });
             match admitted {
                 Err(arrival) => {
@@ -219,7 +313,22 @@ impl<P> Intake<P> {
                     return Err(self.refuse(group, arrival, Refusal::Closed, depth));
                 }
                 Ok(Ok(accepted)) => return Ok(accepted),
-                Ok(Err(NotAdmitted::Refused(arrival, reason, depth))) => {
+                Ok(Err(NotAdmitted::Refused {
+                    arrival,
+                    reason,
+                    depth,
+                    stale,
+                })) => {
+                    let full = matches!(reason, Refusal::GroupFull | Refusal::Full);
+                    if full && (attempt == Attempt::Willing || stale) {
+                        let payload = arrival.payload;
+                        return Err(Refused {
+                            payload,
+                            reason,
+                            depth,
+                            stale,
+                        });
+                    }
                     return Err(self.refuse(group, arrival, reason, depth));
                 }
                 // The idle group was forgotten under our hands: meet it anew.
@@ -234,6 +343,19 @@ impl<P> Intake<P> {
         self.next_seq.load(Ordering::Relaxed).saturating_sub(gone)
     }
 
+    /// Every group it holds something of, or did a moment ago, by name.
+    pub fn names(&self) -> Vec<CompactString> {
+        let names = self.names.all().into_iter();
+        let mut names: Vec<_> = names.map(|inbox| inbox.group().name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Messages beside the lanes that have not ended.
+    pub fn bypassing(&self) -> u32 {
+        self.bypassing.load(Ordering::Relaxed)
+    }
+
     /// Whether pushes are refused for good.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
@@ -244,35 +366,69 @@ impl<P> Intake<P> {
         &self,
         inbox: &Arc<GroupInbox<P>>,
         mut arrival: Arrival<P>,
+        attempt: Attempt,
     ) -> Result<Accepted, NotAdmitted<P>> {
         let group = inbox.group();
+        let limits = group.limits.load(Ordering::Relaxed);
         let id = arrival.extra.as_ref().and_then(|extra| extra.id.clone());
         // Held to the end: an id must not be seen accepted before its message is in the inbox.
         let mut ids = id.is_some().then(|| group.ids());
         if let (Some(ids), Some(id)) = (&mut ids, &id)
             && ids
                 .as_ref()
-                .is_some_and(|ids| ids.is_duplicate(id, arrival.at, self.dedup))
+                .is_some_and(|ids| ids.is_duplicate(id, arrival.at, self.dedup(group, limits)))
         {
-            let depth = u64::from(group.waiting());
-            return Err(NotAdmitted::Refused(arrival, Refusal::Duplicate, depth));
+            return Err(NotAdmitted::Refused {
+                arrival,
+                reason: Refusal::Duplicate,
+                depth: u64::from(group.waiting()),
+                stale: false,
+            });
         }
-        let seq = match self.reserve(group) {
-            Ok(seq) => seq,
-            Err((reason, depth)) => return Err(NotAdmitted::Refused(arrival, reason, depth)),
+        let place = match self.reserve(group, limits, arrival.way, attempt) {
+            Ok(place) => place,
+            Err((reason, depth)) => {
+                let full = matches!(reason, Refusal::GroupFull | Refusal::Full);
+                return Err(NotAdmitted::Refused {
+                    arrival,
+                    reason,
+                    depth,
+                    stale: full && attempt == Attempt::First && limits & word::STALE != 0,
+                });
+            }
         };
-        arrival.seq = seq;
-        if let (Some(ids), Some(id)) = (&mut ids, &id) {
+        let Place { way, seq, crowded } = place;
+        (arrival.way, arrival.seq) = (way, seq);
+        if let (Some(ids), Some(id)) = (&mut ids, &id)
+            && way != Way::Out
+        {
             ids.get_or_insert_default().accept(id, seq, arrival.at);
         }
+        let expires = arrival
+            .extra
+            .as_ref()
+            .is_some_and(|extra| extra.ttl.is_some());
+        if expires && limits & word::STALE == 0 {
+            group.limits.fetch_or(word::STALE, Ordering::Relaxed);
+        }
         match self.ready.push(inbox, arrival) {
-            Ok(wake) => Ok(Accepted { seq, wake }),
+            Ok(wake) => Ok(Accepted {
+                seq,
+                wake,
+                evicted: way == Way::Out,
+                crowded,
+            }),
             Err(arrival) => {
-                if let (Some(Some(ids)), Some(id)) = (ids.as_deref_mut(), &id) {
+                if let (Some(Some(ids)), Some(id)) = (ids.as_deref_mut(), &id)
+                    && way != Way::Out
+                {
                     ids.forget(id);
                 }
-                group.accepted.fetch_sub(1, Ordering::Relaxed);
-                self.void.fetch_add(1, Ordering::Relaxed);
+                match way {
+                    Way::Lane => self.give_back(group),
+                    Way::Bypass => self.end_bypass(),
+                    Way::Context | Way::Out => {}
+                }
                 Err(NotAdmitted::Forgotten(arrival))
             }
         }
@@ -282,25 +438,104 @@ impl<P> Intake<P> {
     ///
     /// The group's is taken first and given back when it was one too many, so that racing pushes can
     /// only be refused early, never taken above the limit (A5).
-    fn reserve(&self, group: &Shared) -> Result<Seq, (Refusal, u64)> {
+    fn reserve(
+        &self,
+        group: &Shared,
+        limits: u32,
+        way: Way,
+        attempt: Attempt,
+    ) -> Result<Place, (Refusal, u64)> {
+        let beside = |way| Place {
+            way,
+            seq: self.uncounted_number(),
+            crowded: false,
+        };
+        match way {
+            // The place was taken when the line moved on, and a number with it.
+            Way::Lane if attempt == Attempt::Served => return Ok(beside(way)),
+            Way::Lane => {}
+            Way::Bypass => {
+                let bypassing = self.bypassing.fetch_add(1, Ordering::Relaxed);
+                if bypassing >= self.max_bypass {
+                    self.end_bypass();
+                    return Err((Refusal::BypassFull, u64::from(bypassing)));
+                }
+                return Ok(beside(way));
+            }
+            Way::Context | Way::Out => return Ok(beside(way)),
+        }
+        if limits & word::LINE != 0 {
+            return Err((Refusal::GroupFull, u64::from(group.waiting())));
+        }
+        let most = limits & word::MOST;
         let before = group.accepted.fetch_add(1, Ordering::Relaxed);
         let waiting = before.wrapping_sub(group.started.load(Ordering::Relaxed));
-        if waiting >= self.capacity_per_group {
+        let full = most < word::MOST && waiting >= most;
+        let refuses = limits & (word::DROPS_NEWEST | word::DROPS_OLDEST) == 0;
+        if full && refuses {
             group.accepted.fetch_sub(1, Ordering::Relaxed);
             return Err((Refusal::GroupFull, u64::from(waiting)));
         }
-        let Some(capacity) = self.capacity else {
-            return Ok(Seq(self.next_seq.fetch_add(1, Ordering::Relaxed)));
+        let Some(seq) = self.number() else {
+            group.accepted.fetch_sub(1, Ordering::Relaxed);
+            return Err((Refusal::Full, self.depth()));
         };
-        let place = self
+        if full && limits & word::DROPS_NEWEST != 0 {
+            self.give_back(group);
+            let (way, crowded) = (Way::Out, false);
+            return Ok(Place { way, seq, crowded });
+        }
+        let crowded = full && u64::from(waiting) + 1 >= 2 * u64::from(most);
+        Ok(Place { way, seq, crowded })
+    }
+
+    /// The next number in the push order, unless all of them together are as many as may wait.
+    fn number(&self) -> Option<Seq> {
+        let Some(capacity) = self.capacity else {
+            return Some(Seq(self.next_seq.fetch_add(1, Ordering::Relaxed)));
+        };
+        let number = self
             .next_seq
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seq| {
                 (self.depth() < capacity).then_some(seq + 1)
             });
-        place.map(Seq).map_err(|_| {
-            group.accepted.fetch_sub(1, Ordering::Relaxed);
-            (Refusal::Full, self.depth())
-        })
+        number.ok().map(Seq)
+    }
+
+    fn uncounted_number(&self) -> Seq {
+        let seq = self.next_seq.fetch_add(1, Ordering::Relaxed);
+        self.void.fetch_add(1, Ordering::Relaxed);
+        Seq(seq)
+    }
+
+    /// A place that was taken is free again; its number stays unused.
+    pub(crate) fn give_back(&self, group: &Shared) {
+        group.accepted.fetch_sub(1, Ordering::Relaxed);
+        self.void.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A message beside the lanes has ended, or has not come in.
+    pub(crate) fn end_bypass(&self) {
+        self.bypassing.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn limits_of(&self, group: &str) -> Limits {
+        let own = self
+            .own_limits
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        if own.is_empty() {
+            return self.limits;
+        }
+        own.get(group).copied().unwrap_or(self.limits)
+    }
+
+    fn dedup(&self, group: &Shared, limits: u32) -> Duration {
+        if limits & word::OWN == 0 {
+            self.limits.dedup
+        } else {
+            self.limits_of(&group.name).dedup
+        }
     }
 
     fn refuse(&self, group: &str, arrival: Arrival<P>, reason: Refusal, depth: u64) -> Refused<P> {
@@ -320,15 +555,91 @@ impl<P> Intake<P> {
             payload: arrival.payload,
             reason,
             depth,
+            stale: false,
         }
     }
+}
+
+impl<P> Arrival<P> {
+    fn new(now: Time, sender: &str, payload: P, options: Options) -> Self {
+        let Options {
+            id,
+            at,
+            size,
+            batch_key,
+            quiet,
+            rank,
+            ttl,
+            delay,
+            flush,
+            standalone,
+            real_time,
+            context,
+            bypass,
+        } = options;
+        let delay = delay.filter(|delay| !delay.is_zero());
+        let plain = id.is_none()
+            && at.is_none()
+            && batch_key.is_none()
+            && quiet.is_none()
+            && ttl.is_none()
+            && delay.is_none()
+            && size == Size::ONE
+            && rank == Points::ZERO;
+        let extra = (!plain).then(|| {
+            Box::new(Extra {
+                id,
+                at,
+                size,
+                batch_key,
+                quiet,
+                rank,
+                ttl,
+                delay,
+            })
+        });
+        let way = match (context, bypass) {
+            (_, true) => Way::Bypass,
+            (true, false) => Way::Context,
+            (false, false) => Way::Lane,
+        };
+        Self {
+            payload,
+            at: now,
+            seq: Seq(0),
+            sender: CompactString::from(sender),
+            extra,
+            way,
+            flush,
+            standalone,
+            real_time,
+        }
+    }
+}
+
+/// Whether a place could be taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    Place,
+    /// The group has none.
+    GroupFull,
+    /// The group has one, all together have none.
+    Full,
+}
+
+/// Where a push was let in.
+struct Place {
+    way: Way,
+    seq: Seq,
+    crowded: bool,
 }
 
 /// The owner's side.
 impl<P> Intake<P> {
     /// The group's inbox, made if need be, also when pushes are refused: a group can be paused then.
     pub(crate) fn open(&self, group: &str) -> Arc<GroupInbox<P>> {
-        self.names.open(group)
+        let make = |name: &str| Shared::new(name, self.limits_of(name).word);
+        self.names.open(group, make)
     }
 
     pub(crate) fn find(&self, group: &str) -> Option<Arc<GroupInbox<P>>> {
@@ -341,6 +652,38 @@ impl<P> Intake<P> {
         group.started.store(started, Ordering::Relaxed);
         let started = self.started.load(Ordering::Relaxed) + u64::from(messages);
         self.started.store(started, Ordering::Relaxed);
+    }
+
+    /// The same for a group by name, whether it has been met or not.
+    pub(crate) fn set_own_limits(&self, group: &str, settings: &Settings) {
+        let limits = Limits::of(settings, true);
+        let mut own = self
+            .own_limits
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        own.insert(group.into(), limits);
+        drop(own);
+        if let Some(inbox) = self.find(group) {
+            inbox.group().limits.fetch_or(word::OWN, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a place in a group and in all for somebody in line.
+    pub(crate) fn take_place(&self, group: &Shared) -> Taken {
+        let limits = group.limits.load(Ordering::Relaxed);
+        let most = limits & word::MOST;
+        let refuses = limits & (word::DROPS_NEWEST | word::DROPS_OLDEST) == 0;
+        let before = group.accepted.fetch_add(1, Ordering::Relaxed);
+        let waiting = before.wrapping_sub(group.started.load(Ordering::Relaxed));
+        if refuses && most < word::MOST && waiting >= most {
+            group.accepted.fetch_sub(1, Ordering::Relaxed);
+            return Taken::GroupFull;
+        }
+        if self.number().is_none() {
+            group.accepted.fetch_sub(1, Ordering::Relaxed);
+            return Taken::Full;
+        }
+        Taken::Place
     }
 
     /// Forgets a group, unless something has just come in.
@@ -371,15 +714,16 @@ impl<P> Intake<P> {
         std::mem::take(&mut *lock(&self.refusals)).told()
     }
 
-    pub(crate) fn refused(&self) -> [u64; 4] {
+    pub(crate) fn refused(&self) -> [u64; 5] {
         std::array::from_fn(|reason| self.refused[reason].load(Ordering::Relaxed))
     }
 }
 
 impl Shared {
-    pub(crate) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str, limits: u32) -> Self {
         Self {
             name: name.into(),
+            limits: AtomicU32::new(limits),
             accepted: AtomicU32::new(0),
             started: AtomicU32::new(0),
             slot: AtomicU32::new(0),
@@ -389,6 +733,25 @@ impl Shared {
 
     pub(crate) fn ids(&self) -> MutexGuard<'_, Option<Box<Ids>>> {
         lock(&self.ids)
+    }
+
+    /// It goes by other settings from now on.
+    pub(crate) fn set_limits(&self, settings: &Settings) {
+        let kept = word::LINE | word::OWN;
+        let word = Limits::of(settings, false).word;
+        let set = |before| Some(before & kept | word);
+        let _ = self
+            .limits
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, set);
+    }
+
+    /// Somebody stands in line for a place in it, or nobody any more.
+    pub(crate) fn set_line(&self, on: bool) {
+        if on {
+            self.limits.fetch_or(word::LINE, Ordering::Relaxed);
+        } else {
+            self.limits.fetch_and(!word::LINE, Ordering::Relaxed);
+        }
     }
 
     /// Accepted and not yet started.

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use compact_str::CompactString;
 
-use crate::admission::{Arrival, Shared};
+use crate::Time;
+use crate::admission::{Arrival, Shared, Way};
+use crate::deadlines::What;
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
 use crate::group::{Activity, NEVER_PUSHED};
@@ -13,9 +15,8 @@ use crate::inbox::ReadyInboxes;
 use crate::lane::Lane;
 use crate::message::Flag;
 use crate::order::HeldUp;
-use crate::settings::Lanes;
-use crate::window::{ClosedBy, Newcomer, Window};
-use crate::{Size, Time};
+use crate::settings::{Keep, Lanes};
+use crate::window::{ClosedBy, Found, Window};
 
 /// Inboxes that have mail.
 type Listed<P> = ReadyInboxes<Arrival<P>, Shared>;
@@ -76,101 +77,183 @@ impl<P> Engine<P> {
         }
     }
 
-    pub(crate) fn arrive(&mut self, group: GroupId, arrival: Arrival<P>, out: &mut Outbox<P>) {
-        let Arrival {
-            payload,
-            at,
-            seq,
-            sender: name,
-            extra,
-            flush,
-            standalone,
-        } = arrival;
+    pub(crate) fn arrive(&mut self, group: GroupId, mut arrival: Arrival<P>, out: &mut Outbox<P>) {
         let room = &mut self.groups[group];
         // Producers race between the clock and the inbox; within a group time does not go back.
-        let at = at.max(room.last_at).min(self.now);
-        room.last_at = at;
+        let at = arrival.at.max(room.last_at).min(self.now);
+        arrival.at = at;
+        if room.room.as_ref().is_some_and(|room| room.is_late(at)) {
+            // What was to happen before it came.
+            self.advance(group, at, out);
+        }
+        let room = &mut self.groups[group];
+        room.last_at = room.last_at.max(at);
         if room.first == NEVER_PUSHED {
-            room.first = seq;
+            room.first = arrival.seq;
         }
         self.ledger.accepted += 1;
         self.ledger.waiting += 1;
         if self.observed {
-            let (group, sender) = (room.name().clone(), name.clone());
-            let id = extra.as_ref().and_then(|extra| extra.id.clone());
+            let (group, sender) = (room.name().clone(), arrival.sender.clone());
+            let id = arrival.extra.as_ref().and_then(|extra| extra.id.clone());
             out.events.push(Event::MessageAccepted {
-                seq,
+                seq: arrival.seq,
                 group,
                 sender,
                 at,
                 id,
             });
         }
-
+        let name = std::mem::take(&mut arrival.sender);
         let sender = self.sender_of(group, name);
-        let gaps = self.senders[sender].hear(at, self.settings.back_to_back, self.settings.burst);
+        match arrival.way {
+            Way::Lane => {
+                let delay = arrival.extra.as_ref().and_then(|extra| extra.delay);
+                let id = self.take_down(arrival, sender);
+                if let Some(delay) = delay {
+                    self.messages[id].set(Flag::Delayed);
+                    self.remind(group, at.after(delay), What::Delay, Some(id));
+                    self.later(group).delayed += 1;
+                } else {
+                    self.enter(group, id, out);
+                }
+                self.drop_oldest(group, id, out);
+            }
+            Way::Context => self.listen(group, arrival, sender, out),
+            Way::Bypass => self.go_around(group, arrival, sender),
+            Way::Out => self.evict_newest(group, arrival, sender, out),
+        }
+    }
+
+    /// Turns what came into a message.
+    pub(crate) fn take_down(&mut self, arrival: Arrival<P>, sender: SenderId) -> MessageId {
+        let Arrival {
+            payload,
+            at,
+            seq,
+            extra,
+            flush,
+            standalone,
+            real_time,
+            way,
+            ..
+        } = arrival;
+        let given = extra.as_ref().is_some_and(|extra| extra.id.is_some());
+        self.senders[sender].messages += 1;
         let id = self.messages.insert(payload, seq, at, sender, extra);
         let message = &mut self.messages[id];
         for (is, flag) in [
-            (gaps.back_to_back, Flag::BackToBack),
-            (gaps.burst, Flag::Burst),
             (flush, Flag::Flush),
             (standalone, Flag::Standalone),
+            (real_time, Flag::RealTime),
+            (way == Way::Context, Flag::Context),
+            (way == Way::Bypass, Flag::Bypass),
         ] {
             if is {
                 message.set(flag);
             }
         }
-        let lane = self.lane_of(group, sender);
-        self.place(lane, id, at, out);
-        self.touch(lane);
+        if given {
+            self.place_id(id);
+        }
+        id
+    }
+
+    /// A message arrives in its lane: at its push, or when its delay is over.
+    pub(crate) fn enter(&mut self, group: GroupId, id: MessageId, out: &mut Outbox<P>) {
+        let (at, sender) = (self.messages[id].at, self.messages[id].sender);
+        let room = &mut self.groups[group];
+        if let Some(room) = &mut room.room {
+            let span = self.profile.settings.size_window;
+            let before = self.senders[sender].last();
+            room.active.hear(sender, before, at, span, &self.senders);
+        }
+        let settings = self.groups[group].settings(&self.profile);
+        let (back_to_back, burst) = (settings.back_to_back, settings.burst);
+        let gaps = self.senders[sender].hear(at, back_to_back, burst);
+        let message = &mut self.messages[id];
+        if gaps.back_to_back {
+            message.set(Flag::BackToBack);
+        }
+        if gaps.burst {
+            message.set(Flag::Burst);
+        }
+        self.note_message(group, sender, at);
+        self.expire_later(group, id, at);
+        if self.groups[group].types() {
+            let name = self.senders[sender].name.clone();
+            self.has_typed(group, &name, at, out);
+        }
+        let lane = self.lane_of(group, sender, out);
+        self.place(group, lane, id, out);
     }
 
     /// Joins the lane's last window, or cuts it and opens the next (rule W2).
-    fn place(&mut self, lane: LaneId, id: MessageId, at: Time, out: &mut Outbox<P>) {
+    fn place(&mut self, group: GroupId, lane: LaneId, id: MessageId, out: &mut Outbox<P>) {
+        let at = self.messages[id].at;
         // What came due before this arrival is due for good, though nobody has looked since.
         self.close_if_overdue(lane, at, out);
+        let typing = self.groups[group].types()
+            && self.is_typing(group, &self.senders[self.messages[id].sender].name);
         let Self {
-            settings,
+            groups,
+            profile,
             messages,
             lanes,
             ..
         } = &mut *self;
-        let extra = messages.extra(id);
-        let newcomer = Newcomer {
-            at,
-            size: extra.map_or(Size::ONE, |extra| extra.size),
-            batch_key: extra.and_then(|extra| extra.batch_key.as_deref()),
-            quiet: extra.and_then(|extra| extra.quiet),
-            standalone: messages[id].has(Flag::Standalone),
-        };
-        let alone = settings.lanes == Lanes::Message;
+        let settings = groups[group].settings(profile);
+        let (alone, latest) = (
+            settings.lanes == Lanes::Message,
+            settings.keep == Keep::Latest,
+        );
+        let newcomer = messages.newcomer(id);
         let found = lanes[lane].found();
         let cut = match (lanes[lane].window(), lanes[lane].tail()) {
             (Some(_), Some(_)) if alone => Some(ClosedBy::Cut),
             (Some(window), Some(tail)) => {
-                let (key, standalone) = (
-                    messages.batch_key(tail),
-                    messages[tail].has(Flag::Standalone),
-                );
-                window.cut_by(&newcomer, key, standalone, settings)
+                let cut = window.cut_by(&newcomer, &messages.newcomer(tail), settings);
+                // It will make room for itself.
+                cut.filter(|&by| !(latest && by == ClosedBy::Size))
             }
             _ => None,
         };
         let opens = match lanes[lane].window_mut() {
             Some(window) if cut.is_none() => {
-                window.join(&newcomer, found, settings);
+                window.join(&newcomer, found, typing, settings);
                 None
             }
-            _ => Some(Window::open(&newcomer, found, settings)),
+            _ => Some(Window::open(&newcomer, found, typing, settings)),
         };
+        match found {
+            Found::Idle => messages[id].set(Flag::FoundIdle),
+            Found::Busy => messages[id].set(Flag::FoundBusy),
+            Found::Waiting => {}
+        }
         if let Some(by) = cut {
             self.close_window(lane, by, out);
         }
         self.lanes[lane].append(&mut self.messages, id, opens);
+        self.activities[self.lanes[lane].activity].waiting += 1;
+        let seq = self.messages[id].seq();
         if let Some(by) = self.due_at_once(lane, id) {
             self.close_window(lane, by, out);
         }
+        if latest && !alone {
+            self.supersede(lane, out);
+        }
+        let settings = self.groups[group].settings(&self.profile);
+        let window = self.lanes[lane].window();
+        if window.is_some_and(|window| window.is_full(settings)) {
+            self.close_window(lane, ClosedBy::Size, out);
+        }
+        if self.lanes[lane].able
+            && self.messages.get(id, seq).is_some()
+            && self.lanes[lane].has_one_window()
+        {
+            self.join_score(lane, id);
+        }
+        self.touch(lane);
     }
 
     /// Why the last window of a lane waits for nothing, now that `id` is in it.
@@ -178,19 +261,18 @@ impl<P> Engine<P> {
         let message = &self.messages[id];
         if message.has(Flag::Flush) {
             Some(ClosedBy::Flush)
-        } else if message.has(Flag::Standalone) || self.settings.lanes == Lanes::Message {
+        } else if message.has(Flag::Standalone) || self.lanes_are(lane, Lanes::Message) {
             Some(ClosedBy::Cut)
-        } else if self.lanes[lane].window()?.is_full(&self.settings) {
-            Some(ClosedBy::Size)
         } else {
             self.closing.then_some(ClosedBy::Drain)
         }
     }
 
     /// Makes a lane's last window due if its time came before `now`.
-    fn close_if_overdue(&mut self, lane: LaneId, now: Time, out: &mut Outbox<P>) {
+    pub(crate) fn close_if_overdue(&mut self, lane: LaneId, now: Time, out: &mut Outbox<P>) {
         if let Some(window) = self.lanes[lane].window() {
-            let (at, by) = window.due_at(&self.settings);
+            let settings = self.groups[self.lanes[lane].group].settings(&self.profile);
+            let (at, by) = window.due_at(settings);
             if at < now {
                 self.close_window(lane, by, out);
             }
@@ -236,7 +318,8 @@ impl<P> Engine<P> {
                 continue;
             };
             lane.touched = false;
-            let due = lane.window().map(|window| window.due_at(&self.settings));
+            let settings = self.groups[lane.group].settings(&self.profile);
+            let due = lane.window().map(|window| window.due_at(settings));
             let (due_at, by) = due.unwrap_or((Time::NEVER, ClosedBy::Quiet));
             if due_at < until {
                 self.close_window(id, by, out);
@@ -249,15 +332,20 @@ impl<P> Engine<P> {
         self.touched = touched;
     }
 
-    /// Lets a lane compete if it may and does not yet.
-    fn review_lane(&mut self, id: LaneId, held_up: HeldUp) {
+    /// Lets a lane compete if it may, and only then.
+    pub(crate) fn review_lane(&mut self, id: LaneId, held_up: HeldUp) {
         let lane = &self.lanes[id];
-        let free = lane.running == 0 || self.settings.lanes == Lanes::Message;
-        if free && lane.head_is_due() && !lane.able {
-            let group = lane.group;
-            self.enable_lane(id, held_up);
-            self.offer_group(group, held_up);
+        let free = lane.running == 0 || self.lanes_are(id, Lanes::Message);
+        let (may, able, group) = (free && lane.head_is_due(), lane.able, lane.group);
+        if may == able {
+            return;
         }
+        if may {
+            self.enable_lane(id, held_up);
+        } else {
+            self.disable_lane(id);
+        }
+        self.offer_group(group, held_up);
     }
 
     /// The call of a lane has ended and something waits in it.
@@ -266,14 +354,22 @@ impl<P> Engine<P> {
         self.close_if_overdue(id, self.now, out);
         let lane = &mut self.lanes[id];
         let alone = lane.has_one_window();
+        let settings = self.groups[lane.group].settings(&self.profile);
         let due = lane
             .window_mut()
-            .is_some_and(|window| window.call_ended(self.now, alone, &self.settings));
+            .is_some_and(|window| window.call_ended(self.now, alone, settings));
         if due {
             self.close_window(id, ClosedBy::Busy, out);
         }
         self.review_lane(id, HeldUp::ByItself);
         self.touch(id);
+    }
+
+    fn lanes_are(&self, lane: LaneId, lanes: Lanes) -> bool {
+        self.groups[self.lanes[lane].group]
+            .settings(&self.profile)
+            .lanes
+            == lanes
     }
 
     fn sender_of(&mut self, group: GroupId, name: CompactString) -> SenderId {
@@ -290,25 +386,39 @@ impl<P> Engine<P> {
 
     /// A sender by name, remembered from now on.
     fn meet(&mut self, group: GroupId, name: CompactString) -> SenderId {
-        self.senders.find(group, &name).unwrap_or_else(|| {
-            let record = &mut self.groups[group];
-            record.senders += 1;
-            self.senders.insert(group, name, record.served.points())
-        })
+        if let Some(known) = self.senders.find(group, &name) {
+            return known;
+        }
+        let record = &mut self.groups[group];
+        record.senders += 1;
+        let (many, standing) = (record.senders > 1, record.now_served().points);
+        if many {
+            self.room(group); // a group of several has a size
+        }
+        self.senders.insert(group, name, standing)
     }
 
-    fn lane_of(&mut self, group: GroupId, sender: SenderId) -> LaneId {
-        let sender = match self.settings.lanes {
+    /// The sender that stands for all of a group under `lanes="group"`.
+    pub(crate) fn everybody(&mut self, group: GroupId) -> SenderId {
+        self.meet(group, CompactString::const_new(EVERYBODY))
+    }
+
+    fn lane_of(&mut self, group: GroupId, sender: SenderId, out: &mut Outbox<P>) -> LaneId {
+        let lanes = self.groups[group].settings(&self.profile).lanes;
+        let sender = match lanes {
             Lanes::Sender | Lanes::Message => sender,
-            Lanes::Group => self.meet(group, CompactString::const_new(EVERYBODY)),
+            Lanes::Group => self.everybody(group),
         };
         if let Some(lane) = self.senders[sender].lane {
+            if lanes == Lanes::Message {
+                self.read_size(group, out);
+            }
             return lane;
         }
-        let activity = match self.groups[group].activity {
-            Some(activity) => activity,
-            None => self.activities.insert(Activity::default()),
-        };
+        let activity = self.groups[group].activity.unwrap_or_else(|| {
+            let paused = self.pauses.contains_key(&group);
+            self.activities.insert(Activity::new(paused))
+        });
         self.groups[group].activity = Some(activity);
         let id = self.lanes.insert(Lane::new(group, activity, sender));
         self.senders[sender].lane = Some(id);
@@ -317,11 +427,12 @@ impl<P> Engine<P> {
         if let Some(next) = next {
             self.lanes[next].previous = Some(id);
         }
+        self.read_size(group, out);
         id
     }
 
     /// Forgets a lane in which nothing waits or runs.
-    pub(crate) fn drop_lane(&mut self, id: LaneId) {
+    pub(crate) fn drop_lane(&mut self, id: LaneId, out: &mut Outbox<P>) {
         self.window_timers.set(id, Time::NEVER);
         let Lane {
             group,
@@ -345,5 +456,6 @@ impl<P> Engine<P> {
             group.activity = None;
             group.last_at = self.now;
         }
+        self.read_size(group, out);
     }
 }

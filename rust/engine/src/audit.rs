@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::Time;
 use crate::engine::{Engine, Outbox};
-use crate::ids::{LaneId, MessageId};
+use crate::ids::{ActivityId, GroupId, LaneId, MessageId};
 use crate::ledger::{Imbalance, Ledger};
 use crate::message::Flag;
 use crate::settings::Lanes;
@@ -21,12 +21,9 @@ impl<P> Engine<P> {
             || format!("{there} messages are there, the ledger says {ledger:?}"),
         )?;
         // A push reserves its place before its message is in the inbox, never after.
-        ensure(self.intake.depth() >= ledger.waiting, || {
-            format!(
-                "capacity counts {} of {} waiting",
-                self.intake.depth(),
-                ledger.waiting
-            )
+        let counted = ledger.waiting - self.beside;
+        ensure(self.intake.depth() >= counted, || {
+            format!("capacity counts {} of {counted}", self.intake.depth())
         })?;
         Ok(ledger)
     }
@@ -34,72 +31,107 @@ impl<P> Engine<P> {
     /// The same, and walks every structure: lists, counters, windows, competitors, caps.
     pub fn audit(&mut self, now: Time, out: &mut Outbox<P>) -> Result<Ledger, Imbalance> {
         let ledger = self.check(now, out)?;
-        let (mut waiting, mut running, mut competitors) = (0, 0, 0);
+        let (mut waiting, mut running, mut competitors, mut weights) =
+            (self.bypass.len() as u64, 0, 0, 0);
+        let mut beside = self.bypass.len() as u64;
         for (id, group) in self.groups.iter() {
             let name = group.name();
             ensure(group.inbox.group().group_id() == Some(id), || {
                 format!("{name}: lost its number")
             })?;
-            let Some(activity) = group.activity.map(|activity| &self.activities[activity]) else {
-                continue;
-            };
-            let (mut in_group, mut group_running, mut able, mut senders) = (0, 0, 0, 0);
-            for lane in self.lanes_of(id) {
-                let lane_waiting = self.audit_lane(lane)?;
-                let lane = &self.lanes[lane];
-                in_group += lane_waiting;
-                group_running += lane.running;
-                able += u32::from(lane.able);
-                senders += u32::from(lane.able || lane.running > 0);
+            let context = u64::from(self.context_len(id));
+            let limit = u64::from(group.settings(&self.profile).context_limit);
+            ensure(context <= limit, || {
+                format!("{name}: a context of {context}")
+            })?;
+            let delayed = self.delayed_in(id).len() as u64;
+            let counted = group.room.as_ref().and_then(|room| room.later.as_ref());
+            let counted = counted.map_or(0, |later| u64::from(later.delayed));
+            ensure(delayed == counted, || {
+                format!("{name}: {delayed} delayed, kept {counted}")
+            })?;
+            beside += context;
+            let mut in_group = delayed;
+            if let Some(key) = group.activity {
+                let (lanes, calls) = self.audit_activity(id, key)?;
+                let activity = &self.activities[key];
+                in_group += lanes;
+                running += calls;
+                let competes = activity.is_able() || calls > 0;
+                competitors += u32::from(competes);
+                weights += activity.weight();
+                let weight = group.settings(&self.profile).weight.as_millionths();
+                let weight = if competes { weight } else { 0 };
+                ensure(activity.weight() == weight, || {
+                    format!("{name}: weighs {}, not {weight}", activity.weight())
+                })?;
             }
-            let found = (group_running, able, senders);
-            let kept = (activity.running, activity.able, activity.competitors);
-            ensure(found == kept, || {
-                format!("{name}: running, able, competitors {found:?}, kept {kept:?}")
-            })?;
-            let cap = self.settings.max_concurrent_per_group;
-            ensure(group_running <= cap, || {
-                format!("{name}: {group_running} calls above {cap}")
-            })?;
-            let may = able > 0 && !group.paused && group_running < cap;
-            ensure(activity.is_able() == may, || {
-                format!("{name}: able is {} but may is {may}", activity.is_able())
-            })?;
             ensure(in_group <= u64::from(group.inbox.group().waiting()), || {
                 format!(
                     "{name}: {in_group} wait, capacity counts {}",
                     group.inbox.group().waiting()
                 )
             })?;
-            waiting += in_group;
-            running += group_running;
-            competitors += u32::from(may || group_running > 0);
+            waiting += in_group + context;
         }
         ensure(waiting == ledger.waiting, || {
-            format!(
-                "{waiting} wait in lanes, the ledger says {}",
-                ledger.waiting
-            )
+            format!("{waiting} wait, the ledger says {}", ledger.waiting)
         })?;
-        ensure(
-            (running, competitors) == (self.running, self.competitors),
-            || {
-                format!(
-                    "running, competitors {:?}, kept {:?}",
-                    (running, competitors),
-                    (self.running, self.competitors)
-                )
-            },
-        )?;
-        ensure(
-            self.settings
-                .max_concurrent
-                .is_none_or(|cap| running <= cap),
-            || format!("{running} calls"),
-        )?;
+        ensure(beside == self.beside, || {
+            format!("{beside} beside the lanes, kept {}", self.beside)
+        })?;
+        let found = (running, competitors, weights);
+        let kept = (self.running, self.competitors, self.weights);
+        ensure(found == kept, || {
+            format!("running, competitors, weights {found:?}, kept {kept:?}")
+        })?;
+        let most = self.profile.settings.max_concurrent;
+        ensure(most.is_none_or(|most| running <= most), || {
+            format!("{running} calls")
+        })?;
         self.audit_leases(&ledger)?;
         self.audit_senders()?;
         Ok(ledger)
+    }
+
+    /// Returns what waits in its lanes and how many calls run.
+    fn audit_activity(&self, id: GroupId, key: ActivityId) -> Result<(u64, u32), Imbalance> {
+        let (group, activity) = (&self.groups[id], &self.activities[key]);
+        let name = group.name();
+        let (mut waiting, mut running, mut able, mut senders) = (0, 0, 0, 0);
+        for lane in self.lanes_of(id) {
+            waiting += self.audit_lane(lane)?;
+            let lane = &self.lanes[lane];
+            running += lane.running;
+            able += u32::from(lane.able);
+            senders += u32::from(lane.able || lane.running > 0);
+        }
+        let found = (running, able, senders, waiting);
+        let kept = (
+            activity.running,
+            activity.able,
+            activity.competitors,
+            u64::from(activity.waiting),
+        );
+        ensure(found == kept, || {
+            format!("{name}: running, able, competitors, waiting {found:?}, kept {kept:?}")
+        })?;
+        ensure(activity.paused == self.pauses.contains_key(&id), || {
+            format!("{name}: paused is {}", activity.paused)
+        })?;
+        let cap = group.settings(&self.profile).max_concurrent_per_group;
+        let may = able > 0 && !activity.paused && running < cap;
+        let bucket = group.room.as_ref().and_then(|room| room.bucket.as_ref());
+        let token = bucket.is_none_or(|bucket| bucket.free_at() < self.now);
+        let right = if token {
+            activity.is_able() == may
+        } else {
+            may || !activity.is_able()
+        };
+        ensure(right, || {
+            format!("{name}: able is {} but may is {may}", activity.is_able())
+        })?;
+        Ok((waiting, running))
     }
 
     fn audit_lane(&self, id: LaneId) -> Result<u64, Imbalance> {
@@ -136,7 +168,8 @@ impl<P> Engine<P> {
         ensure(chain.is_empty() == lane.window().is_none(), || {
             format!("{}: window without messages", name())
         })?;
-        let many = self.settings.lanes == Lanes::Message;
+        let settings = self.groups[lane.group].settings(&self.profile);
+        let many = settings.lanes == Lanes::Message;
         ensure(many || lane.running <= 1, || {
             format!("{}: {} calls at once", name(), lane.running)
         })?;
@@ -145,7 +178,7 @@ impl<P> Engine<P> {
             format!("{}: able is {} but may is {may}", name(), lane.able)
         })?;
         if let Some(window) = lane.window() {
-            let due_at = window.due_at(&self.settings).0;
+            let due_at = window.due_at(settings).0;
             ensure(due_at >= self.now, || {
                 format!("{}: a window is overdue", name())
             })?;
@@ -158,27 +191,50 @@ impl<P> Engine<P> {
     }
 
     fn audit_leases(&self, ledger: &Ledger) -> Result<(), Imbalance> {
-        let mut messages = 0;
+        let (mut messages, mut beside) = (0, 0);
         for (_, lease) in self.leases.iter() {
             let found = self.messages.chain(Some(lease.first)).count();
             ensure(found == lease.messages as usize, || {
                 format!("a call of {} has {found}", lease.messages)
             })?;
-            messages += found as u64;
+            for first in lease.firsts() {
+                messages += self.messages.chain(Some(first)).count() as u64;
+            }
+            beside += u32::from(lease.lane.is_none());
         }
         ensure(messages == ledger.running, || {
             format!("{messages} run, the ledger says {}", ledger.running)
         })?;
-        ensure(self.leases.len() == self.running as usize, || {
-            "leases are not the running calls".into()
+        ensure(
+            self.leases.len() as u32 == self.running + self.bypass_calls,
+            || "leases are not the running calls".into(),
+        )?;
+        ensure(beside == self.bypass_calls, || {
+            format!(
+                "{beside} calls beside the lanes, kept {}",
+                self.bypass_calls
+            )
         })
     }
 
     fn audit_senders(&self) -> Result<(), Imbalance> {
         let mut by_group: HashMap<usize, u32> = HashMap::new();
-        for (_, sender) in self.senders.iter() {
-            *by_group.entry(sender.group.index()).or_default() += 1;
+        let mut messages: HashMap<usize, u32> = HashMap::new();
+        for id in self.messages.ids() {
+            let sender = self.messages[id].sender;
+            *messages.entry(sender.index()).or_default() += 1;
         }
+        for (id, sender) in self.senders.iter() {
+            *by_group.entry(sender.group.index()).or_default() += 1;
+            let found = messages.remove(&id.index()).unwrap_or(0);
+            ensure(found == sender.messages, || {
+                format!(
+                    "{}: {found} messages, kept {}",
+                    sender.name, sender.messages
+                )
+            })?;
+        }
+        ensure(messages.is_empty(), || "messages without a sender".into())?;
         for (id, group) in self.groups.iter() {
             let found = by_group.remove(&id.index()).unwrap_or(0);
             ensure(found == group.senders, || {

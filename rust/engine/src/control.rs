@@ -5,16 +5,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Time;
 use crate::admission::{Arrival, GroupInbox};
 use crate::arrival::EVERYBODY;
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
-use crate::ids::{GroupId, LaneId};
+use crate::ids::{GroupId, LaneId, MessageId};
 use crate::ledger::End;
+use crate::message::Place;
 use crate::order::HeldUp;
 use crate::settings::Lanes;
 use crate::window::ClosedBy;
+use crate::{Seq, Time};
 
 impl<P> Engine<P> {
     /// Stops starts in a group, or in all (rule C1). Returns whether that changed something.
@@ -36,8 +37,7 @@ impl<P> Engine<P> {
                 }
                 let id = self.group_of(&inbox);
                 self.pause_timers.set(id, until);
-                self.groups[id].paused = true;
-                self.offer_group(id, HeldUp::No);
+                self.set_paused(id, true);
                 self.pauses.insert(id, until)
             }
         };
@@ -109,6 +109,65 @@ impl<P> Engine<P> {
         self.flush_lanes(&asked_for, ClosedBy::Flush, out)
     }
 
+    /// Takes back a message that has not started (rule C4). Returns whether it was in time.
+    pub fn withdraw(&mut self, now: Time, group: &str, id: &str, out: &mut Outbox<P>) -> bool {
+        let Some((group, message)) = self.not_started(now, group, id, out) else {
+            return false;
+        };
+        self.leave(group, message, End::Withdrawn, "withdrawn", out);
+        true
+    }
+
+    /// Changes what a message says that has not started; it keeps its place, its id and its timers
+    /// (rule C4). Gives the payload back if it is too late.
+    pub fn edit(
+        &mut self,
+        now: Time,
+        group: &str,
+        id: &str,
+        payload: P,
+        out: &mut Outbox<P>,
+    ) -> Result<(), P> {
+        let Some((group, message)) = self.not_started(now, group, id, out) else {
+            return Err(payload);
+        };
+        let id = self
+            .messages
+            .extra(message)
+            .and_then(|extra| extra.id.clone());
+        let message = &mut self.messages[message];
+        let seq = message.seq();
+        out.replaced
+            .push(std::mem::replace(&mut message.payload, payload));
+        if self.observed {
+            out.events.push(Event::MessageEdited {
+                seq,
+                group: self.groups[group].name().clone(),
+                at: self.now,
+                id,
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes in what was pushed and lets happen what is over time, so that places may be free
+    /// (rules A4, A5).
+    pub fn make_room(&mut self, now: Time, out: &mut Outbox<P>) {
+        self.catch_up_before(now, out);
+    }
+
+    fn not_started(
+        &mut self,
+        now: Time,
+        group: &str,
+        id: &str,
+        out: &mut Outbox<P>,
+    ) -> Option<(GroupId, MessageId)> {
+        let group = self.catch_up_in(now, group, out)?;
+        let message = self.find_message(group, id)?;
+        (self.messages[message].place() != Place::Call).then_some((group, message))
+    }
+
     /// Refuses pushes from now on and makes every window due (rule C8).
     pub fn close(&mut self, now: Time, out: &mut Outbox<P>) {
         self.catch_up_before(now, out);
@@ -120,6 +179,8 @@ impl<P> Engine<P> {
         for inbox in self.intake.close() {
             self.take_in(&inbox, inbox.close(), out);
         }
+        self.send_line_home();
+        self.end_delays(out);
         let lanes: Vec<_> = self.lanes.iter().map(|(id, _)| id).collect();
         self.flush_lanes(&lanes, ClosedBy::Drain, out);
         if self.observed {
@@ -149,10 +210,8 @@ impl<P> Engine<P> {
             return false;
         }
         self.pause_timers.set(id, Time::NEVER);
-        let group = &mut self.groups[id];
-        group.paused = false;
-        group.last_at = self.now;
-        self.offer_group(id, HeldUp::No);
+        self.groups[id].last_at = self.now;
+        self.set_paused(id, false);
         if self.observed {
             let group = Some(self.groups[id].name().clone());
             out.events.push(Event::GroupResumed {
@@ -161,6 +220,13 @@ impl<P> Engine<P> {
             });
         }
         true
+    }
+
+    fn set_paused(&mut self, id: GroupId, on: bool) {
+        if let Some(activity) = self.groups[id].activity {
+            self.activities[activity].paused = on;
+            self.offer_group(id, HeldUp::No);
+        }
     }
 
     fn end_all_waiting(&mut self, end: End, reason: &'static str, out: &mut Outbox<P>) -> u64 {
@@ -181,15 +247,26 @@ impl<P> Engine<P> {
         reason: &'static str,
         out: &mut Outbox<P>,
     ) -> u64 {
+        let mut beside: Vec<_> = self.delayed_in(group);
+        beside.sort_unstable();
+        let mut beside: Vec<_> = beside.into_iter().map(|(_, id)| id).collect();
+        beside.extend(self.context_of(group));
+        if end == End::Abandoned {
+            let bypassing = self.bypass.iter();
+            beside.extend(bypassing.filter(|it| it.0 == group).map(|it| it.1));
+        }
+        let mut count = beside.len() as u64;
+        for id in beside {
+            self.leave(group, id, end, reason, out);
+        }
         let lanes: Vec<_> = self.lanes_of(group).collect();
-        let mut count = 0;
         for &id in &lanes {
             count += self.empty_lane(id, end, reason, out);
         }
         self.offer_group(group, HeldUp::No);
         for id in lanes {
             if self.lanes[id].running == 0 {
-                self.drop_lane(id);
+                self.drop_lane(id, out);
             }
         }
         count
@@ -202,17 +279,16 @@ impl<P> Engine<P> {
         reason: &'static str,
         out: &mut Outbox<P>,
     ) -> u64 {
-        let lane = &mut self.lanes[id];
-        let (group, count, running) = (lane.group, lane.waiting, lane.running);
-        let first = lane.take_all();
-        if std::mem::take(&mut lane.able) {
-            self.leave_lane(id);
-            let activity = self.lanes[id].activity;
-            self.activities[activity].competitors -= u32::from(running == 0);
+        if self.lanes[id].able {
+            self.disable_lane(id);
         }
+        let lane = &mut self.lanes[id];
+        let (group, activity, count) = (lane.group, lane.activity, lane.waiting);
+        let first = lane.take_all();
+        self.activities[activity].waiting -= count;
         self.window_timers.set(id, Time::NEVER);
-        self.intake.release(self.groups[group].inbox.group(), count);
         self.ledger.waiting -= u64::from(count);
+        self.release(group, count);
         self.end_messages(group, first, end, reason, None, out);
         u64::from(count)
     }
@@ -280,11 +356,41 @@ impl<P> Engine<P> {
     }
 
     /// The lane that a sender's messages go to.
-    fn lane_named(&self, group: GroupId, sender: &str) -> Option<LaneId> {
-        let sender = match self.settings.lanes {
+    pub(crate) fn lane_named(&self, group: GroupId, sender: &str) -> Option<LaneId> {
+        let sender = match self.groups[group].settings(&self.profile).lanes {
             Lanes::Group => EVERYBODY,
             Lanes::Sender | Lanes::Message => sender,
         };
         self.senders[self.senders.find(group, sender)?].lane
+    }
+
+    /// The lane that all members of a group share.
+    pub(crate) fn common_lane(&self, group: GroupId) -> Option<LaneId> {
+        self.senders[self.senders.find(group, EVERYBODY)?].lane
+    }
+
+    /// A message that has not ended, by its id.
+    pub(crate) fn find_message(&self, group: GroupId, id: &str) -> Option<MessageId> {
+        let ids = self.groups[group].inbox.group().ids();
+        if let Some((message, _)) = ids.as_ref().and_then(|ids| ids.find(id)) {
+            return Some(message);
+        }
+        drop(ids);
+        let seq = Seq::from_automatic_id(id)?;
+        let lanes = self
+            .lanes_of(group)
+            .filter_map(|lane| self.lanes[lane].head());
+        let leases = self.leases.iter().filter(|(_, lease)| lease.group == group);
+        let calls = leases.flat_map(|(_, lease)| lease.firsts());
+        let linked = lanes
+            .chain(calls)
+            .flat_map(|first| self.messages.chain(Some(first)));
+        let bypassing = self.bypass.iter().filter(|it| it.0 == group);
+        let beside = self.delayed_in(group).into_iter().map(|(_, id)| id);
+        linked
+            .chain(bypassing.map(|it| it.1))
+            .chain(beside)
+            .chain(self.context_of(group))
+            .find(|&id| self.messages[id].seq() == seq && self.has_no_id(id))
     }
 }

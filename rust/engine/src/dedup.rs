@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use crate::ids::MessageId;
 use crate::{Seq, Time};
 
 /// Explicit ids of a group's messages. Exists only in groups that use them.
@@ -18,6 +19,8 @@ struct Known {
     accepted: Time,
     /// Waits, runs or retries: always a duplicate.
     live: bool,
+    /// Where its message is, once the owner has met it.
+    place: Option<MessageId>,
 }
 
 impl Ids {
@@ -27,19 +30,29 @@ impl Ids {
             .is_some_and(|known| known.live || now <= known.accepted.after(dedup))
     }
 
-    pub(crate) fn is_live(&self, id: &str) -> bool {
-        self.known.get(id).is_some_and(|known| known.live)
-    }
-
     pub(crate) fn accept(&mut self, id: &str, seq: Seq, now: Time) {
         let known = Known {
             seq,
             accepted: now,
             live: true,
+            place: None,
         };
         if let Some(before) = self.known.insert(id.into(), known) {
             self.ended.remove(&before.seq);
         }
+    }
+
+    /// The owner has met the message with this id.
+    pub(crate) fn place(&mut self, id: &str, seq: Seq, place: MessageId) {
+        if let Some(known) = self.known.get_mut(id).filter(|known| known.seq == seq) {
+            known.place = Some(place);
+        }
+    }
+
+    /// Where the message with this id is, and its number.
+    pub(crate) fn find(&self, id: &str) -> Option<(MessageId, Seq)> {
+        let known = self.known.get(id).filter(|known| known.live)?;
+        Some((known.place?, known.seq))
     }
 
     /// Takes back an acceptance that came to nothing.
@@ -51,13 +64,14 @@ impl Ids {
     pub(crate) fn end(
         &mut self,
         id: &str,
+        seq: Seq,
         free: bool,
         now: Time,
         dedup: Duration,
         limit: u32,
     ) -> u64 {
         self.purge(now, dedup);
-        let Some(known) = self.known.get_mut(id) else {
+        let Some(known) = self.known.get_mut(id).filter(|known| known.seq == seq) else {
             return 0;
         };
         if free || dedup.is_zero() || now > known.accepted.after(dedup) {
@@ -109,7 +123,7 @@ mod tests {
     fn an_id_exactly_as_old_as_its_limit_still_refuses() {
         let mut ids = Ids::default();
         ids.accept("a", Seq(0), at(5));
-        ids.end("a", false, at(7), WINDOW, 10);
+        ids.end("a", Seq(0), false, at(7), WINDOW, 10);
 
         assert!(ids.is_duplicate("a", at(15), WINDOW));
         assert!(!ids.is_duplicate("a", at(16), WINDOW));
@@ -119,7 +133,7 @@ mod tests {
     fn a_failed_message_may_come_again_at_once() {
         let mut ids = Ids::default();
         ids.accept("a", Seq(0), at(5));
-        ids.end("a", true, at(6), WINDOW, 10);
+        ids.end("a", Seq(0), true, at(6), WINDOW, 10);
 
         assert!(!ids.is_duplicate("a", at(6), WINDOW));
     }
@@ -130,8 +144,8 @@ mod tests {
         for (n, id) in ["a", "b", "c"].into_iter().enumerate() {
             ids.accept(id, Seq(n as u64), at(n as u64));
         }
-        let forgotten: u64 = ["c", "a", "b"]
-            .map(|id| ids.end(id, false, at(4), WINDOW, 2))
+        let forgotten: u64 = [("c", Seq(2)), ("a", Seq(0)), ("b", Seq(1))]
+            .map(|(id, seq)| ids.end(id, seq, false, at(4), WINDOW, 2))
             .iter()
             .sum();
 
@@ -145,7 +159,7 @@ mod tests {
         let mut ids = Ids::default();
         ids.accept("a", Seq(0), at(5));
         assert!(!ids.purge(at(100), WINDOW), "what is live does not expire");
-        ids.end("a", false, at(6), WINDOW, 10);
+        ids.end("a", Seq(0), false, at(6), WINDOW, 10);
 
         assert!(!ids.purge(at(15), WINDOW));
         assert!(ids.purge(at(16), WINDOW));

@@ -3,7 +3,7 @@
 //! Every public call brings the engine's time forward, drains the inboxes (rule T1), and appends what
 //! came of it to the caller's [`Outbox`]. The engine calls nobody.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::admission::{GroupInbox, Intake};
@@ -11,16 +11,21 @@ use crate::arrival::Late;
 use crate::events::Event;
 use crate::forget::Sweep;
 use crate::group::{Activity, Group};
-use crate::ids::{ActivityId, GroupId, LaneId, LeaseSlot, MessageId};
+use crate::ids::{ActivityId, GroupId, LaneId, LeaseSlot, MessageId, SenderId};
 use crate::lane::Lane;
 use crate::lease::{Lease, LeaseId, LeaseLost, Outcome};
 use crate::ledger::{End, Ledger};
+use crate::line::Line;
 use crate::message::Messages;
 use crate::metrics::Metrics;
-use crate::order::{Contest, NowServed};
+use crate::order::{Contest, HeldUp, NowServed};
+use crate::overrides::Overrides;
+use crate::rate::Bucket;
 use crate::sender::Senders;
-use crate::settings::Settings;
+use crate::settings::Profile;
 use crate::slab::Slab;
+use crate::status::MessageName;
+use crate::strategy::RecentCalls;
 use crate::timers::Timers;
 use crate::{Seq, Time};
 
@@ -28,8 +33,12 @@ use crate::{Seq, Time};
 ///
 /// Generic over the payload, which it moves but never looks at.
 pub struct Engine<P> {
-    pub(crate) settings: Settings,
+    /// The queue's own settings; groups may have others.
+    pub(crate) profile: Profile,
+    pub(crate) overrides: Overrides,
     pub(crate) intake: Arc<Intake<P>>,
+    /// Those who wait for room.
+    pub(crate) line: Line<P>,
     /// The latest time it was told.
     pub(crate) now: Time,
     pub(crate) messages: Messages<P>,
@@ -41,13 +50,31 @@ pub struct Engine<P> {
     pub(crate) generation: u32,
     /// The stamp given last, see [`Contest`].
     pub(crate) stamp: u32,
-    /// Between groups: their claims, the virtual clock, how many run or are able, running calls.
+    /// Between groups: their claims, the virtual clock, how many run or are able and what they weigh
+    /// together, running calls.
     pub(crate) contest: Contest<GroupId>,
     pub(crate) served: NowServed,
     pub(crate) competitors: u32,
+    pub(crate) weights: u64,
     pub(crate) running: u32,
+    /// The tokens of the whole queue, and when there is one for what waits for it.
+    pub(crate) bucket: Option<Bucket>,
+    pub(crate) token_at: Time,
+    /// How long calls take, while groups are compared by that.
+    pub(crate) calls: RecentCalls,
+    /// What the next poll starts beside everything, and what runs so.
+    pub(crate) bypass: VecDeque<(GroupId, MessageId)>,
+    pub(crate) bypass_calls: u32,
+    /// Messages that wait and count for no capacity: context, and what starts beside everything.
+    pub(crate) beside: u64,
+    /// What was evicted since the last call of its lane, by the lane's sender.
+    pub(crate) evicted: HashMap<SenderId, Vec<MessageName>>,
     /// When windows become due.
     pub(crate) window_timers: Timers<LaneId>,
+    /// When something else is to happen in groups.
+    pub(crate) deadlines: Timers<GroupId>,
+    /// When groups have a token again.
+    pub(crate) token_timers: Timers<GroupId>,
     /// When the pauses of groups end.
     pub(crate) pause_timers: Timers<GroupId>,
     pub(crate) pauses: HashMap<GroupId, Time>,
@@ -71,6 +98,8 @@ pub struct Outbox<P> {
     pub started: Vec<LeaseId>,
     /// Messages that have ended, with their payloads.
     pub ended: Vec<Ended<P>>,
+    /// Payloads that were replaced by others.
+    pub replaced: Vec<P>,
     /// What happened, while somebody observes.
     pub events: Vec<Event>,
 }
@@ -80,6 +109,7 @@ impl<P> Default for Outbox<P> {
         Self {
             started: Vec::new(),
             ended: Vec::new(),
+            replaced: Vec::new(),
             events: Vec::new(),
         }
     }
@@ -101,11 +131,16 @@ pub struct Ended<P> {
 }
 
 impl<P> Engine<P> {
-    /// An empty queue.
-    pub fn new(settings: Settings) -> Self {
+    /// An empty queue, with the given settings for groups that have none of their own.
+    pub fn new(profile: impl Into<Profile>) -> Self {
+        let profile = profile.into().trimmed();
+        let settings = &profile.settings;
         Self {
-            intake: Arc::new(Intake::new(&settings)),
-            settings,
+            intake: Arc::new(Intake::new(settings)),
+            bucket: settings.rate.map(|rate| Bucket::new(rate, Time::ZERO)),
+            profile,
+            overrides: Overrides::default(),
+            line: Line::new(),
             now: Time::ZERO,
             messages: Messages::new(),
             senders: Senders::new(),
@@ -118,8 +153,17 @@ impl<P> Engine<P> {
             contest: Contest::new(),
             served: NowServed::default(),
             competitors: 0,
+            weights: 0,
             running: 0,
+            token_at: Time::NEVER,
+            calls: RecentCalls::default(),
+            bypass: VecDeque::new(),
+            bypass_calls: 0,
+            beside: 0,
+            evicted: HashMap::new(),
             window_timers: Timers::new(),
+            deadlines: Timers::new(),
+            token_timers: Timers::new(),
             pause_timers: Timers::new(),
             pauses: HashMap::new(),
             paused: None,
@@ -200,7 +244,10 @@ impl<P> Engine<P> {
         let pause = self.paused.unwrap_or(Time::NEVER);
         self.window_timers
             .next_at()
+            .min(self.deadlines.next_at())
+            .min(self.token_timers.next_at())
             .min(self.pause_timers.next_at())
+            .min(self.token_at)
             .min(pause)
     }
 
@@ -245,7 +292,13 @@ impl<P> Engine<P> {
 
     /// The timers before `until`.
     fn run_timers(&mut self, until: Time, out: &mut Outbox<P>) {
+        while let Some(group) = self.deadlines.pop(until) {
+            self.advance(group, until, out);
+        }
         self.end_pauses(until, out);
+        while let Some(group) = self.token_timers.pop(until) {
+            self.offer_group(group, HeldUp::No);
+        }
         while let Some(lane) = self.window_timers.pop(until) {
             self.touch(lane);
         }
@@ -266,11 +319,13 @@ impl<P> Engine<P> {
             let (message, extra) = self.messages.remove(id);
             first = message.next;
             let seq = message.seq();
+            self.senders[message.sender].messages -= 1;
             let id = extra.and_then(|extra| extra.id);
             if let Some(id) = &id {
-                self.end_id(group, id, end);
+                self.end_id(group, id, seq, end);
             }
             self.ledger.end(end);
+            self.metrics.end(end, reason);
             if self.observed {
                 let (group, at) = (self.groups[group].name().clone(), self.now);
                 out.events.push(Event::MessageEnded {
@@ -292,14 +347,30 @@ impl<P> Engine<P> {
         }
     }
 
-    fn end_id(&mut self, group: GroupId, id: &str, end: End) {
-        let (dedup, limit) = (self.settings.dedup, self.settings.dedup_limit);
+    fn end_id(&mut self, group: GroupId, id: &str, seq: Seq, end: End) {
+        let settings = self.groups[group].settings(&self.profile);
+        let (dedup, limit) = (settings.dedup, settings.dedup_limit);
         let mut ids = self.groups[group].inbox.group().ids();
         if let Some(filter) = ids.as_mut() {
-            self.metrics.forgotten_ids += filter.end(id, end.frees_id(), self.now, dedup, limit);
+            let free = end.frees_id();
+            self.metrics.forgotten_ids += filter.end(id, seq, free, self.now, dedup, limit);
             if filter.is_empty() {
                 *ids = None;
             }
+        }
+    }
+
+    /// Lets a message be found by its id.
+    pub(crate) fn place_id(&mut self, id: MessageId) {
+        let message = &self.messages[id];
+        let group = self.senders[message.sender].group;
+        let name = self
+            .messages
+            .extra(id)
+            .and_then(|extra| extra.id.as_deref());
+        let mut ids = self.groups[group].inbox.group().ids();
+        if let (Some(name), Some(ids)) = (name, ids.as_mut()) {
+            ids.place(name, message.seq(), id);
         }
     }
 
@@ -310,8 +381,9 @@ impl<P> Engine<P> {
         }
         let id = self
             .groups
-            .insert(Group::new(inbox.clone(), self.served.points()));
+            .insert(Group::new(inbox.clone(), self.served.points));
         inbox.group().set_group_id(id);
+        self.furnish(id);
         id
     }
 }

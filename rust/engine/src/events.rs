@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use compact_str::CompactString;
 
-use crate::{ClosedBy, End, Kind, LeaseId, Refusal, Seq, Time};
+use crate::{ClosedBy, End, Kind, LeaseId, Refusal, Seq, Strategy, Time};
 
 /// One thing that happened. Names are copies, so an event outlives what it tells of.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +58,18 @@ pub enum Event {
         end: End,
         reason: &'static str,
         id: Option<Box<str>>,
+    },
+    MessageEdited {
+        seq: Seq,
+        group: CompactString,
+        at: Time,
+        id: Option<Box<str>>,
+    },
+    GroupResized {
+        group: CompactString,
+        at: Time,
+        size: u32,
+        strategy: Strategy,
     },
     GroupPaused {
         group: Option<CompactString>,

@@ -1,15 +1,12 @@
 //! Idle senders and groups are forgotten (rule G5), without a timer each: a sweep visits every slot
 //! several times an idle period, a slice at a time.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::Time;
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
-use crate::group::Group;
 use crate::ids::GroupId;
-use crate::settings::Lanes;
 
 /// Where the sweep is.
 #[derive(Default)]
@@ -51,69 +48,62 @@ impl<P> Engine<P> {
     }
 
     fn forget_slots(&mut self, from: usize, to: usize, out: &mut Outbox<P>) {
-        let (keep, shared) = (self.keep(), self.oldest_in_shared_lanes());
+        let keep = self.keep();
         let senders = self.senders.slab().keys_in(from, to);
         let idle: Vec<_> = senders
             .filter(|&id| {
                 let sender = &self.senders[id];
                 let last = sender.last();
                 let silent = last == Time::NEVER || last.after(keep) < self.now;
-                let gone = shared
-                    .get(&sender.group)
-                    .is_none_or(|&oldest| last < oldest);
                 let group = &self.groups[sender.group];
                 // Who has been served more than their turn is forgotten only with the group.
-                let even = sender.standing <= group.served.points() || self.is_over(group);
-                sender.lane.is_none() && silent && gone && even
+                let even =
+                    sender.standing <= group.now_served().points || self.is_over(sender.group);
+                sender.lane.is_none() && sender.messages == 0 && silent && even
             })
             .collect();
         for id in idle {
             let group = &mut self.groups[self.senders[id].group];
             group.senders -= 1;
             group.last_sender.take_if(|last| *last == id);
+            if let Some(room) = &mut group.room {
+                room.active.forget(id);
+                if let Some(minute) = &mut room.minute {
+                    minute.forget_older(self.now);
+                }
+            }
+            self.evicted.remove(&id);
             self.senders.remove(id);
         }
         let idle: Vec<_> = self
             .groups
             .keys_in(from, to)
-            .filter(|&id| self.groups[id].senders == 0 && self.is_over(&self.groups[id]))
+            .filter(|&id| self.groups[id].senders == 0 && self.is_over(id))
             .collect();
         for id in idle {
             self.forget_group(id, out);
         }
     }
 
-    /// Where members share a lane, none of them has one, and their messages are in their group's:
-    /// the oldest that it holds, by group. Nothing is left of who fell silent before it came.
-    fn oldest_in_shared_lanes(&self) -> HashMap<GroupId, Time> {
-        let mut oldest = HashMap::new();
-        if self.settings.lanes != Lanes::Group {
-            return oldest;
-        }
-        let waiting = self
-            .lanes
-            .iter()
-            .filter_map(|(_, lane)| Some((lane.group, lane.head()?)));
-        let running = self
-            .leases
-            .iter()
-            .map(|(_, lease)| (lease.group, lease.first));
-        for (group, first) in waiting.chain(running) {
-            let at = self.messages[first].at;
-            let known = oldest.entry(group).or_insert(at);
-            *known = at.min(*known);
-        }
-        oldest
-    }
-
     /// Whether nothing of a group has to be remembered any more, but for its senders.
-    pub(crate) fn is_over(&self, group: &Group<P>) -> bool {
-        let idle = group.activity.is_none() && !group.paused;
-        idle && group.last_at.after(self.keep()) < self.now && {
+    pub(crate) fn is_over(&self, id: GroupId) -> bool {
+        let group = &self.groups[id];
+        let settings = group.settings(&self.profile);
+        let idle = group.activity.is_none()
+            && group.last_at.after(self.keep()) < self.now
+            && group
+                .room
+                .as_ref()
+                .is_none_or(|room| room.is_over(self.now))
+            && group.inbox.group().waiting() == 0
+            && !self.pauses.contains_key(&id)
+            && !self.line.holds(&group.inbox)
+            && !self.runs_beside(id);
+        idle && {
             let mut ids = group.inbox.group().ids();
             if ids
                 .as_mut()
-                .is_some_and(|ids| ids.purge(self.now, self.settings.dedup))
+                .is_some_and(|ids| ids.purge(self.now, settings.dedup))
             {
                 *ids = None;
             }
@@ -121,9 +111,18 @@ impl<P> Engine<P> {
         }
     }
 
+    /// Whether a call of the group runs that has no lane.
+    fn runs_beside(&self, id: GroupId) -> bool {
+        let mut leases = self.leases.iter();
+        self.bypass_calls > 0 && leases.any(|(_, lease)| lease.group == id && lease.lane.is_none())
+    }
+
     fn forget_group(&mut self, id: GroupId, out: &mut Outbox<P>) {
         if !self.intake.forget(&self.groups[id].inbox) {
             return; // something has just been pushed to it
+        }
+        for timers in [&mut self.deadlines, &mut self.token_timers] {
+            timers.set(id, Time::NEVER);
         }
         let group = self.groups.remove(id);
         self.metrics.forgotten_groups += 1;
@@ -137,11 +136,12 @@ impl<P> Engine<P> {
 
     /// An idle sender's last messages matter for as long as they make the next one quick.
     fn keep(&self) -> Duration {
-        let settings = &self.settings;
+        let settings = &self.profile.settings;
         settings
             .idle_group
             .max(settings.burst)
             .max(settings.back_to_back)
+            .max(settings.size_window)
     }
 }
 

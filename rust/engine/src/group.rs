@@ -5,12 +5,19 @@ use std::sync::Arc;
 use compact_str::CompactString;
 
 use crate::admission::GroupInbox;
+use crate::context::Context;
+use crate::deadlines::Later;
 use crate::engine::Engine;
-use crate::ids::{ActivityId, GroupId, LaneId, SenderId};
+use crate::ids::{ActivityId, GroupId, LaneId, MessageId, SenderId};
 use crate::lane::Lane;
-use crate::order::{Claim, Contest, HeldUp, NowServed, Points};
+use crate::order::{Claim, Contest, HeldUp, NowServed, Score, aged};
+use crate::overflow::Oldest;
+use crate::rate::Bucket;
+use crate::settings::Profile;
+use crate::size::Active;
 use crate::slab::Slab;
-use crate::{Seq, Time};
+use crate::strategy::{LastMinute, RecentCalls};
+use crate::{Points, Seq, Settings, Strategy, Time};
 
 /// What is remembered of a group, also while it is idle: that is most groups, most of the time.
 #[repr(align(64))] // a cache line, and not parts of two: with a million groups each is a miss
@@ -23,35 +30,96 @@ pub(crate) struct Group<P> {
     pub(crate) last_at: Time,
     /// What it has been served.
     pub(crate) standing: Points,
-    /// Its own virtual clock, for its senders.
-    pub(crate) served: NowServed,
+    /// Its own virtual clock, for its senders: points, and what its divisions have left over.
+    served: Points,
+    remainder: u32,
     /// Senders remembered.
     pub(crate) senders: u32,
-    /// There while something of it waits or runs.
+    /// There while something of it waits in a lane or runs.
     pub(crate) activity: Option<ActivityId>,
     /// Who spoke last: most messages follow one of the same sender.
     pub(crate) last_sender: Option<SenderId>,
-    pub(crate) paused: bool,
+    /// There in groups that are more than one sender under the queue's settings.
+    pub(crate) room: Option<Box<Room>>,
 }
 
-/// The waiting and running part of a group.
+/// What not every group needs.
+#[derive(Default)]
+pub(crate) struct Room {
+    /// Settings of its own.
+    pub(crate) profile: Option<Arc<Profile>>,
+    /// Which band of them holds: 0 is below the first.
+    pub(crate) band: u8,
+    pub(crate) members: Option<u32>,
+    pub(crate) active: Active,
+    pub(crate) calls: Option<Box<RecentCalls>>,
+    pub(crate) minute: Option<Box<LastMinute>>,
+    pub(crate) bucket: Option<Box<Bucket>>,
+    /// What is to happen in it at a given time, lanes' windows aside.
+    pub(crate) later: Option<Box<Later>>,
+    pub(crate) context: Option<Box<Context>>,
+}
+
+impl Room {
+    /// Whether something was to happen in it before `at`.
+    pub(crate) fn is_late(&self, at: Time) -> bool {
+        self.later
+            .as_ref()
+            .is_some_and(|later| later.next_at() < at)
+    }
+
+    /// Whether nothing of it has to be remembered.
+    pub(crate) fn is_over(&self, now: Time) -> bool {
+        let nothing_later = self
+            .later
+            .as_ref()
+            .is_none_or(|later| later.delayed == 0 && later.typing.is_empty());
+        let listened = self
+            .context
+            .as_ref()
+            .is_some_and(|context| context.len() > 0);
+        let full = self
+            .bucket
+            .as_ref()
+            .is_none_or(|bucket| bucket.is_full(now));
+        nothing_later && !listened && full
+    }
+
+    /// Whether somebody types.
+    pub(crate) fn types(&self) -> bool {
+        self.later
+            .as_ref()
+            .is_some_and(|later| !later.typing.is_empty())
+    }
+}
+
+/// The part of a group that waits in lanes or runs.
 #[derive(Default)]
 pub(crate) struct Activity {
     /// First of its lanes.
     pub(crate) lanes: Option<LaneId>,
+    /// Messages that wait in them.
+    pub(crate) waiting: u32,
     /// Running calls.
     pub(crate) running: u32,
     /// Lanes that run or are able.
     pub(crate) competitors: u32,
     /// Lanes that are able.
     pub(crate) able: u32,
+    pub(crate) paused: bool,
     /// The able lane, as long as there has been but one: most groups never need the heap.
     only: Option<LaneId>,
     many: Option<Box<Contest<LaneId>>>,
-    /// The lane whose claim the group has put forward: with one it competes for a start.
+    /// The lane whose claim the group has put forward, and that claim: with one it competes for a
+    /// start.
     offered: Option<LaneId>,
+    claim: Claim,
     /// Names its entry in the contest between groups.
     stamp: u32,
+    /// What it weighs there while it runs or is able, in millionths; 0 otherwise.
+    weight: u64,
+    /// Its messages in push order, once a full group has had to drop some.
+    pub(crate) oldest: Option<Box<Oldest>>,
 }
 
 /// Later than every message.
@@ -64,52 +132,210 @@ impl<P> Group<P> {
             first: NEVER_PUSHED,
             last_at: Time::ZERO,
             standing: now_served,
-            served: NowServed::default(),
+            served: Points::ZERO,
+            remainder: 0,
             senders: 0,
             activity: None,
             last_sender: None,
-            paused: false,
+            room: None,
         }
     }
 
     pub(crate) fn name(&self) -> &CompactString {
         &self.inbox.group().name
     }
+
+    /// What its senders have been served.
+    pub(crate) fn now_served(&self) -> NowServed {
+        NowServed {
+            points: self.served,
+            remainder: u64::from(self.remainder),
+        }
+    }
+
+    pub(crate) fn set_now_served(&mut self, now_served: NowServed) {
+        self.served = now_served.points;
+        self.remainder = now_served.remainder as u32; // less than there are senders
+    }
+
+    pub(crate) fn types(&self) -> bool {
+        self.room.as_ref().is_some_and(|room| room.types())
+    }
+
+    /// The settings it goes by, in all their bands.
+    pub(crate) fn profile<'a>(&'a self, queue: &'a Profile) -> &'a Profile {
+        let own = self.room.as_ref().and_then(|room| room.profile.as_deref());
+        own.unwrap_or(queue)
+    }
+
+    pub(crate) fn band(&self) -> u8 {
+        self.room.as_ref().map_or(0, |room| room.band)
+    }
+
+    /// The settings it goes by now.
+    pub(crate) fn settings<'a>(&'a self, queue: &'a Profile) -> &'a Arc<Settings> {
+        match &self.room {
+            None => &queue.settings,
+            Some(room) => room
+                .profile
+                .as_deref()
+                .unwrap_or(queue)
+                .settings_in(room.band),
+        }
+    }
+
+    /// Who goes first in it now.
+    pub(crate) fn strategy(&self, queue: &Profile) -> Strategy {
+        match &self.room {
+            None => queue.strategy,
+            Some(room) => room
+                .profile
+                .as_deref()
+                .unwrap_or(queue)
+                .strategy_in(room.band),
+        }
+    }
 }
 
 impl Activity {
+    pub(crate) fn new(paused: bool) -> Self {
+        Self {
+            paused,
+            ..Self::default()
+        }
+    }
+
     /// Whether the group competes for a start.
     pub(crate) fn is_able(&self) -> bool {
         self.offered.is_some()
+    }
+
+    /// What it weighs among the groups that run or are able.
+    pub(crate) fn weight(&self) -> u64 {
+        self.weight
     }
 }
 
 /// Entering and leaving the two contests.
 impl<P> Engine<P> {
+    /// What not every group needs, made if need be.
+    pub(crate) fn room(&mut self, id: GroupId) -> &mut Room {
+        let group = &mut self.groups[id];
+        if group.room.is_none() {
+            let own = self.overrides.find(&group.inbox.group().name);
+            let mut room = Room {
+                profile: own.and_then(|own| own.profile.clone()),
+                members: own.and_then(|own| own.members),
+                ..Room::default()
+            };
+            if let Some(sender) = group.last_sender {
+                // Until now at most this one has spoken.
+                let (span, last) = (
+                    self.profile.settings.size_window,
+                    self.senders[sender].last(),
+                );
+                if last != Time::NEVER {
+                    room.active
+                        .hear(sender, Time::NEVER, last, span, &self.senders);
+                }
+            }
+            group.room = Some(Box::new(room));
+        }
+        group.room.get_or_insert_default()
+    }
+
     /// A lane has its oldest window due and may start it.
     pub(crate) fn enable_lane(&mut self, id: LaneId, held_up: HeldUp) {
         let lane = &mut self.lanes[id];
         let sender = &mut self.senders[lane.sender];
         sender.standing = self.groups[lane.group]
-            .served
+            .now_served()
             .welcome(sender.standing, held_up);
         lane.able = true;
         self.activities[lane.activity].competitors += u32::from(lane.running == 0);
+        self.score(id);
         self.enter_lane(id);
+    }
+
+    /// A lane has lost what it had due.
+    pub(crate) fn disable_lane(&mut self, id: LaneId) {
+        self.leave_lane(id);
+        let lane = &mut self.lanes[id];
+        lane.able = false;
+        self.activities[lane.activity].competitors -= u32::from(lane.running == 0);
+    }
+
+    /// Scores the batch that a lane puts forward.
+    pub(crate) fn score(&mut self, id: LaneId) {
+        let lane = &self.lanes[id];
+        let first = lane.head().expect("an able lane has something due");
+        self.lanes[id].score = self.score_window(lane.group, first);
+    }
+
+    /// The score of the window that `first` opens.
+    pub(crate) fn score_window(&self, group: GroupId, first: MessageId) -> Score {
+        let settings = self.groups[group].settings(&self.profile);
+        let mut score = self.score_of(group, first);
+        for id in self.messages.window(first).skip(1) {
+            score.join(&self.score_of(group, id), settings);
+        }
+        score
+    }
+
+    /// The batch that a lane puts forward has gained a message.
+    pub(crate) fn join_score(&mut self, lane: LaneId, id: MessageId) {
+        let group = self.lanes[lane].group;
+        let other = self.score_of(group, id);
+        let settings = self.groups[group].settings(&self.profile);
+        self.lanes[lane].score.join(&other, settings);
+        self.reenter_lane(lane);
+        self.offer_group(group, HeldUp::No);
+    }
+
+    fn score_of(&self, group: GroupId, id: MessageId) -> Score {
+        let group = &self.groups[group];
+        let message = &self.messages[id];
+        let sender = &self.senders[message.sender].name;
+        let weight = self.overrides.weight(group.name(), sender);
+        let settings = group.settings(&self.profile);
+        Score::of(message, self.messages.rank(id), weight, settings)
+    }
+
+    /// What a lane puts forward in its group (rules O2, O7).
+    fn claim_of(&self, id: LaneId) -> Claim {
+        let lane = &self.lanes[id];
+        let head = lane.head().expect("an able lane has something due");
+        let standing = self.senders[lane.sender].standing;
+        self.claim(lane.group, standing, lane.score, head)
+    }
+
+    /// The same for any batch, by its first message and where its sender stands.
+    pub(crate) fn claim(
+        &self,
+        group: GroupId,
+        standing: Points,
+        score: Score,
+        first: MessageId,
+    ) -> Claim {
+        let (group, first) = (&self.groups[group], &self.messages[first]);
+        let before = match group.strategy(&self.profile) {
+            Strategy::Priority => aged(first.at, group.settings(&self.profile).aging),
+            _ => standing,
+        };
+        Claim {
+            behind: before.minus(score.total()),
+            at: first.at,
+            since: first.seq(),
+        }
     }
 
     /// A lane's claim has changed, or is new.
     pub(crate) fn enter_lane(&mut self, id: LaneId) {
         let stamp = self.new_stamp();
+        let claim = self.claim_of(id);
         let lane = &mut self.lanes[id];
-        let head = &self.messages[lane.head().expect("an able lane has something due")];
-        let behind = self.senders[lane.sender].standing;
         lane.stamp = stamp;
-        lane.claim = Claim {
-            behind,
-            at: head.at,
-            since: head.seq(),
-        };
+        lane.claim = claim;
         let activity = &mut self.activities[lane.activity];
         activity.able += 1;
         if activity.able == 1 {
@@ -122,6 +348,58 @@ impl<P> Engine<P> {
         for id in activity.only.take().into_iter().chain([id]) {
             let lane = &self.lanes[id];
             many.enter(lane.claim, id, lane.stamp);
+        }
+    }
+
+    /// What an able lane puts forward may have changed: its batch, its sender's standing, or how they
+    /// are compared.
+    pub(crate) fn reenter_lane(&mut self, id: LaneId) {
+        if self.lanes[id].able && self.claim_of(id) != self.lanes[id].claim {
+            self.leave_lane(id);
+            self.enter_lane(id);
+        }
+    }
+
+    /// The batch that a lane puts forward may have changed.
+    pub(crate) fn rescore(&mut self, id: LaneId) {
+        if self.lanes[id].able {
+            self.score(id);
+            self.reenter_lane(id);
+            self.offer_group(self.lanes[id].group, HeldUp::No);
+        }
+    }
+
+    /// The senders of a group are compared otherwise from now on.
+    pub(crate) fn rekey(&mut self, id: GroupId) {
+        let lanes: Vec<_> = self.lanes_of(id).collect();
+        for lane in lanes {
+            self.reenter_lane(lane);
+        }
+    }
+
+    /// A group's weight may have changed.
+    pub(crate) fn reweigh(&mut self, id: GroupId) {
+        let group = &self.groups[id];
+        let weight = group.settings(&self.profile).weight.as_millionths();
+        if let Some(activity) = group.activity
+            && self.activities[activity].weight > 0
+        {
+            let before = std::mem::replace(&mut self.activities[activity].weight, weight);
+            self.weights = self.weights - before + weight;
+        }
+    }
+
+    /// A group that neither ran nor was able does now, or the other way round.
+    pub(crate) fn count_group(&mut self, id: GroupId, key: ActivityId, competes: bool) {
+        let activity = &mut self.activities[key];
+        if competes {
+            let weight = self.groups[id].settings(&self.profile).weight;
+            activity.weight = weight.as_millionths();
+            self.competitors += 1;
+            self.weights += activity.weight;
+        } else {
+            self.competitors -= 1;
+            self.weights -= std::mem::take(&mut activity.weight);
         }
     }
 
@@ -160,26 +438,30 @@ impl<P> Engine<P> {
         self.stamp
     }
 
-    /// Brings a group's place in the contest between groups up to date after a lane of it has
-    /// become able or unable.
+    /// Brings a group's place in the contest between groups up to date after something of it has
+    /// changed: which lanes are able, what they put forward, its standing.
     pub(crate) fn offer_group(&mut self, id: GroupId, held_up: HeldUp) {
         let Some(key) = self.groups[id].activity else {
             return;
         };
         let best = self.best_offer(id, key);
         let activity = &mut self.activities[key];
-        let alone = u32::from(activity.running == 0);
+        let idle = activity.running == 0;
         let offered = std::mem::replace(&mut activity.offered, best);
         match (offered, best) {
             (None, Some(_)) => {
                 let group = &mut self.groups[id];
                 group.standing = self.served.welcome(group.standing, held_up);
-                self.competitors += alone;
+                if idle {
+                    self.count_group(id, key, true);
+                }
             }
-            (Some(_), None) => self.competitors -= alone,
+            (Some(_), None) if idle => self.count_group(id, key, false),
             _ => {}
         }
-        if best != offered {
+        if best.is_some()
+            && (best != offered || self.group_claim(id, key) != self.activities[key].claim)
+        {
             self.enter_group(id, key);
         }
     }
@@ -191,32 +473,46 @@ impl<P> Engine<P> {
     }
 
     fn best_offer(&mut self, id: GroupId, key: ActivityId) -> Option<LaneId> {
-        let full = self.activities[key].running >= self.settings.max_concurrent_per_group;
-        if full || self.groups[id].paused {
-            None
-        } else {
-            self.best_lane(key)
+        let group = &self.groups[id];
+        let most = group.settings(&self.profile).max_concurrent_per_group;
+        let activity = &self.activities[key];
+        if activity.able == 0 || activity.paused || activity.running >= most {
+            return None;
+        }
+        let bucket = group.room.as_ref().and_then(|room| room.bucket.as_ref());
+        if let Some(bucket) = bucket
+            && bucket.free_at() > self.now
+        {
+            self.token_timers.set(id, bucket.free_at());
+            return None;
+        }
+        self.best_lane(key)
+    }
+
+    /// What a group puts forward among groups: age counts only inside it.
+    fn group_claim(&self, id: GroupId, key: ActivityId) -> Claim {
+        let group = &self.groups[id];
+        let offered = self.activities[key]
+            .offered
+            .expect("an able group offers a lane");
+        let lane = &self.lanes[offered];
+        Claim {
+            behind: group.standing.minus(lane.score.total()),
+            at: lane.claim.at,
+            since: group.first,
         }
     }
 
     /// Puts forward what the group offers, if anything.
     fn enter_group(&mut self, id: GroupId, key: ActivityId) {
-        let Some(offered) = self.activities[key].offered else {
+        if self.activities[key].offered.is_none() {
             return;
-        };
+        }
         let stamp = self.new_stamp();
-        self.activities[key].stamp = stamp;
-        let group = &self.groups[id];
-        let at = self.lanes[offered].claim.at;
-        self.contest.enter(
-            Claim {
-                behind: group.standing,
-                at,
-                since: group.first,
-            },
-            id,
-            stamp,
-        );
+        let claim = self.group_claim(id, key);
+        let activity = &mut self.activities[key];
+        (activity.stamp, activity.claim) = (stamp, claim);
+        self.contest.enter(claim, id, stamp);
         let Self {
             groups,
             activities,

@@ -2,7 +2,7 @@
 
 use crate::ids::{ActivityId, GroupId, LaneId, MessageId, SenderId};
 use crate::message::{Flag, Messages};
-use crate::order::Claim;
+use crate::order::{Claim, Score};
 use crate::window::{ClosedBy, Found, Window};
 
 /// What waits in a lane, and how much of it runs.
@@ -27,6 +27,7 @@ pub(crate) struct Lane {
     /// Names this lane's entry in its group's contest; another number makes an entry outdated.
     pub(crate) stamp: u32,
     /// What it puts forward there while it is able.
+    pub(crate) score: Score,
     pub(crate) claim: Claim,
     /// Competes for a start.
     pub(crate) able: bool,
@@ -48,6 +49,7 @@ impl Lane {
             waiting: 0,
             running: 0,
             stamp: 0,
+            score: Score::default(),
             claim: Claim::default(),
             able: false,
             touched: false,
@@ -60,6 +62,11 @@ impl Lane {
 
     pub(crate) fn tail(&self) -> Option<MessageId> {
         self.tail
+    }
+
+    /// Whether nothing waits in it and nothing runs.
+    pub(crate) fn is_over(&self) -> bool {
+        self.waiting == 0 && self.running == 0
     }
 
     /// Whether the last window is the oldest too.
@@ -158,4 +165,64 @@ impl Lane {
         self.waiting = 0;
         self.head.take()
     }
+
+    /// First message of the last window.
+    pub(crate) fn opened(&self) -> Option<MessageId> {
+        self.last.as_ref().map(|(opened, _)| *opened)
+    }
+
+    pub(crate) fn set_last(&mut self, last: Option<(MessageId, Window)>) {
+        self.last = last;
+    }
+
+    /// Unlinks a message that waits, and says where it stood. The window it opened goes on with the
+    /// next one; if it was alone in the last window, that is for the caller to replace.
+    pub(crate) fn unlink<P>(&mut self, messages: &mut Messages<P>, id: MessageId) -> Unlinked {
+        let (mut before, mut opened, mut opened_before) = (None, None, None);
+        let mut at = self.head;
+        while let Some(other) = at {
+            if messages[other].has(Flag::Opens) {
+                opened_before = opened.replace(other);
+            }
+            if other == id {
+                break;
+            }
+            (before, at) = (at, messages[other].next);
+        }
+        let next = messages[id].next.take();
+        match before {
+            Some(before) => messages[before].next = next,
+            None => self.head = next,
+        }
+        if next.is_none() {
+            self.tail = before;
+        }
+        self.waiting -= 1;
+        let goes_on = next.filter(|&next| !messages[next].has(Flag::Opens));
+        let window = if opened == Some(id) {
+            if let Some(heir) = goes_on {
+                messages[heir].set(Flag::Opens);
+                let by = messages[id].closed_by();
+                messages[heir].set_closed_by(by);
+                if let Some((last, _)) = self.last.as_mut().filter(|(last, _)| *last == id) {
+                    *last = heir;
+                }
+            }
+            goes_on
+        } else {
+            opened
+        };
+        Unlinked {
+            window,
+            before: opened_before,
+        }
+    }
+}
+
+/// Where a message stood that has been unlinked.
+pub(crate) struct Unlinked {
+    /// First of the window that it was in, if something of that is left.
+    pub(crate) window: Option<MessageId>,
+    /// First of the window before.
+    pub(crate) before: Option<MessageId>,
 }

@@ -10,12 +10,13 @@ use crate::events::Event;
 use crate::ids::{ActivityId, GroupId, LaneId, LeaseSlot, MessageId};
 use crate::ledger::End;
 use crate::message::{Flag, Kind, Messages};
-use crate::order::{HeldUp, Points};
+use crate::order::{HeldUp, Score, weighed};
 use crate::sender::Senders;
 use crate::settings::Lanes;
 use crate::slab::Key as _;
+use crate::status::MessageName;
 use crate::window::ClosedBy;
-use crate::{Seq, Size, Time};
+use crate::{Points, Seq, Size, Strategy, Time};
 
 /// Names a lease. Slot and generation: a stale one is never mistaken for a newer one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,13 +60,35 @@ pub enum Outcome {
 /// A running call.
 pub(crate) struct Lease {
     pub(crate) group: GroupId,
-    lane: LaneId,
+    /// None for a call beside everything.
+    pub(crate) lane: Option<LaneId>,
     pub(crate) first: MessageId,
     pub(crate) messages: u32,
-    started: Time,
-    kind: Kind,
-    closed_by: ClosedBy,
+    pub(crate) started: Time,
+    pub(crate) kind: Kind,
+    pub(crate) closed_by: ClosedBy,
     generation: u32,
+    /// First of the context that went along, and how many.
+    context: Option<MessageId>,
+    context_len: u32,
+    evicted: Option<Box<[MessageName]>>,
+    /// Why it started: what it had to say for itself, and where its sender and its group stood.
+    pub(crate) score: Score,
+    pub(crate) standing: Points,
+    pub(crate) group_standing: Points,
+    pub(crate) strategy: Strategy,
+}
+
+impl Lease {
+    pub(crate) fn id(&self, slot: LeaseSlot) -> LeaseId {
+        let generation = self.generation;
+        LeaseId { slot, generation }
+    }
+
+    /// First of its messages, and of its context.
+    pub(crate) fn firsts(&self) -> impl Iterator<Item = MessageId> {
+        [Some(self.first), self.context].into_iter().flatten()
+    }
 }
 
 /// What a call is for.
@@ -88,8 +111,10 @@ pub struct BatchMessage<'a, P> {
     pub at: Option<Time>,
     pub size: Size,
     pub batch_key: Option<&'a str>,
+    pub rank: Points,
     pub flush: bool,
     pub standalone: bool,
+    pub real_time: bool,
 }
 
 impl<P> Batch<'_, P> {
@@ -126,7 +151,36 @@ impl<P> Batch<'_, P> {
 
     /// Its messages, oldest first.
     pub fn messages(&self) -> impl Iterator<Item = BatchMessage<'_, P>> {
-        self.messages.chain(Some(self.lease.first)).map(|id| {
+        self.tell(Some(self.lease.first))
+    }
+
+    /// What was listened to since the group's last call, oldest first (rule X2).
+    pub fn context(&self) -> impl Iterator<Item = BatchMessage<'_, P>> {
+        self.tell(self.lease.context)
+    }
+
+    /// How much that is.
+    pub fn context_len(&self) -> usize {
+        self.lease.context_len as usize
+    }
+
+    /// What was evicted from its lane since the last call (rule W11).
+    pub fn evicted(&self) -> &[MessageName] {
+        self.lease.evicted.as_deref().unwrap_or_default()
+    }
+
+    /// What it had to say for itself when it started.
+    pub fn score(&self) -> Score {
+        self.lease.score
+    }
+
+    /// Whether it runs beside everything.
+    pub fn is_bypass(&self) -> bool {
+        self.lease.lane.is_none()
+    }
+
+    fn tell(&self, first: Option<MessageId>) -> impl Iterator<Item = BatchMessage<'_, P>> {
+        self.messages.chain(first).map(|id| {
             let message = &self.messages[id];
             let extra = self.messages.extra(id);
             BatchMessage {
@@ -139,8 +193,10 @@ impl<P> Batch<'_, P> {
                 at: extra.and_then(|extra| extra.at),
                 size: extra.map_or(Size::ONE, |extra| extra.size),
                 batch_key: extra.and_then(|extra| extra.batch_key.as_deref()),
+                rank: extra.map_or(Points::ZERO, |extra| extra.rank),
                 flush: message.has(Flag::Flush),
                 standalone: message.has(Flag::Standalone),
+                real_time: message.has(Flag::RealTime),
             }
         })
     }
@@ -164,19 +220,28 @@ impl<P> Engine<P> {
 
     /// Starts the batch that goes first, if one may.
     pub(crate) fn start(&mut self, out: &mut Outbox<P>) -> Option<LeaseId> {
-        let full = self
-            .settings
-            .max_concurrent
-            .is_some_and(|cap| self.running >= cap);
-        if self.paused.is_some() || full {
+        if let Some(lease) = self.start_bypass(out) {
+            return Some(lease);
+        }
+        self.token_at = Time::NEVER;
+        let most = self.profile.settings.max_concurrent;
+        if self.paused.is_some() || most.is_some_and(|most| self.running >= most) {
             return None;
         }
         let (group, activity, lane) = self.best()?;
+        if let Some(bucket) = &self.bucket
+            && bucket.free_at() > self.now
+        {
+            self.token_at = bucket.free_at();
+            return None;
+        }
+        let many = self.groups[group].settings(&self.profile).lanes == Lanes::Message;
         self.leave_lane(lane);
-        self.serve(group, activity, lane);
         let lease = self.lease(group, lane, out);
+        self.serve(group, activity, lane);
         // Under `lanes="message"` what is left of the lane goes on competing.
-        if self.settings.lanes == Lanes::Message && self.lanes[lane].head().is_some() {
+        if many && self.lanes[lane].head().is_some() {
+            self.score(lane);
             self.enter_lane(lane);
         } else {
             self.lanes[lane].able = false;
@@ -185,58 +250,121 @@ impl<P> Engine<P> {
         Some(lease)
     }
 
-    /// Charges a start at both levels (rule O5).
+    /// Charges a start at both levels (rule O5), and takes its tokens.
     fn serve(&mut self, group: GroupId, activity: ActivityId, lane: LaneId) {
+        let cost = self.cost_of_start(group, self.lanes[lane].sender);
+        let score = self.lanes[lane].score.total();
         let sender = &mut self.senders[self.lanes[lane].sender];
         let group = &mut self.groups[group];
         let competitors = self.activities[activity].competitors;
-        group
-            .served
-            .advance(Points::CALL, competitors, sender.standing);
-        sender.standing = sender.standing.plus(Points::CALL);
+        let mut served = group.now_served();
+        served.advance(cost, competitors, sender.standing.minus(score));
+        group.set_now_served(served);
+        sender.standing = sender.standing.plus(cost);
+
+        let behind = group.standing.minus(score);
         self.served
-            .advance(Points::CALL, self.competitors, group.standing);
-        group.standing = group.standing.plus(Points::CALL);
+            .advance_by_weight(Points::CALL, self.weights, behind);
+        let weight = group.settings(&self.profile).weight;
+        group.standing = group.standing.plus(weighed(Points::CALL, weight));
+
+        let own = group.room.as_mut().and_then(|room| room.bucket.as_mut());
+        for bucket in own
+            .map(|bucket| &mut **bucket)
+            .into_iter()
+            .chain(&mut self.bucket)
+        {
+            bucket.take(self.now);
+        }
     }
 
-    fn lease(&mut self, group: GroupId, lane: LaneId, out: &mut Outbox<P>) -> LeaseId {
-        let (first, messages) = self.lanes[lane]
+    fn lease(&mut self, group: GroupId, id: LaneId, out: &mut Outbox<P>) -> LeaseId {
+        let lane = &mut self.lanes[id];
+        let (first, messages) = lane
             .take_window(&mut self.messages)
             .expect("an able lane has something due");
-        let mut kind = Kind::Single;
-        for id in self.messages.chain(Some(first)) {
-            let message = &self.messages[id];
-            kind = kind.max(message.kind());
-            self.metrics.wait.record(self.now.micros_since(message.at));
-        }
-        self.generation = self.generation.wrapping_add(1);
-        let (started, generation, closed_by) =
-            (self.now, self.generation, self.messages[first].closed_by());
-        let slot = self.leases.insert(Lease {
+        lane.running += 1;
+        let (sender, score, activity) = (lane.sender, lane.score, lane.activity);
+        let activity = &mut self.activities[activity];
+        activity.running += 1;
+        activity.waiting -= messages;
+        self.running += 1;
+        let (context, context_len) = self.take_context(group);
+        self.release(group, messages);
+        let lease = Lease {
             group,
-            lane,
+            lane: Some(id),
             first,
             messages,
-            started,
-            kind,
-            closed_by,
-            generation,
-        });
-        let lease = LeaseId { slot, generation };
+            started: self.now,
+            kind: Kind::Single,
+            closed_by: self.messages[first].closed_by(),
+            generation: 0,
+            context,
+            context_len,
+            evicted: self.take_evicted(sender),
+            score,
+            standing: self.senders[sender].standing,
+            group_standing: self.groups[group].standing,
+            strategy: self.groups[group].strategy(&self.profile),
+        };
+        self.begin(lease, out)
+    }
 
-        let activity = self.lanes[lane].activity;
-        self.lanes[lane].running += 1;
-        self.activities[activity].running += 1;
-        self.running += 1;
-        let group = &self.groups[group];
-        self.intake.release(group.inbox.group(), messages);
-        self.ledger.waiting -= u64::from(messages);
-        self.ledger.running += u64::from(messages);
-        self.metrics.start(messages, kind, closed_by);
+    pub(crate) fn lease_bypass(
+        &mut self,
+        group: GroupId,
+        first: MessageId,
+        out: &mut Outbox<P>,
+    ) -> LeaseId {
+        let lease = Lease {
+            group,
+            lane: None,
+            first,
+            messages: 1,
+            started: self.now,
+            kind: Kind::Single,
+            closed_by: ClosedBy::Flush,
+            generation: 0,
+            context: None,
+            context_len: 0,
+            evicted: None,
+            score: Score::default(),
+            standing: Points::ZERO,
+            group_standing: Points::ZERO,
+            strategy: self.groups[group].strategy(&self.profile),
+        };
+        self.bypass_calls += 1;
+        self.begin(lease, out)
+    }
+
+    /// Makes it a running call.
+    fn begin(&mut self, mut lease: Lease, out: &mut Outbox<P>) -> LeaseId {
+        let mut next = Some(lease.first);
+        while let Some(id) = next {
+            let message = &mut self.messages[id];
+            next = message.next;
+            message.set(Flag::Running);
+            lease.kind = lease.kind.max(message.kind());
+            let waited = self.now.micros_since(message.at);
+            self.metrics.record_wait(lease.strategy, waited);
+        }
+        self.generation = self.generation.wrapping_add(1);
+        lease.generation = self.generation;
+        let taken = u64::from(lease.messages) + u64::from(lease.context_len);
+        self.ledger.waiting -= taken;
+        self.ledger.running += taken;
+        self.metrics
+            .start(lease.messages, lease.kind, lease.closed_by, lease.strategy);
+        let (group, first) = (lease.group, lease.first);
+        let (messages, kind, closed_by) = (lease.messages, lease.kind, lease.closed_by);
+        let slot = self.leases.insert(lease);
+        let generation = self.generation;
+        let lease = LeaseId { slot, generation };
         if self.observed {
             out.events.push(Event::BatchLeased {
                 lease,
-                group: group.name().clone(),
+                group: self.groups[group].name().clone(),
                 sender: self.senders[self.messages[first].sender].name.clone(),
                 at: self.now,
                 messages,
@@ -269,13 +397,15 @@ impl<P> Engine<P> {
             first,
             messages,
             started,
+            context,
+            context_len,
+            strategy,
             ..
         } = self.leases.remove(lease.slot);
-        self.ledger.running -= u64::from(messages);
-        self.metrics
-            .settle(end == End::Done, self.now.micros_since(started));
+        self.ledger.running -= u64::from(messages) + u64::from(context_len);
+        let micros = self.now.micros_since(started);
+        self.metrics.settle(end == End::Done, micros);
         if self.observed {
-            let handling = self.now.since(started);
             let (group, at, ok) = (
                 self.groups[group].name().clone(),
                 self.now,
@@ -288,26 +418,58 @@ impl<P> Engine<P> {
                 messages,
                 ok,
                 reason,
-                handling,
+                handling: self.now.since(started),
             });
         }
-        self.end_messages(group, Some(first), end, reason, Some(lease), out);
-        self.free_slot(group, lane, out);
+        for first in [Some(first), context] {
+            self.end_messages(group, first, end, reason, Some(lease), out);
+        }
+        if let Some(lane) = lane {
+            self.correct(group, lane, strategy, micros, end == End::Done);
+            self.free_slot(group, lane, out);
+        } else {
+            self.bypass_calls -= 1;
+            self.intake.end_bypass();
+            self.groups[group].last_at = self.now;
+        }
         Ok(())
+    }
+
+    /// Charges what the call cost in time beyond what it was charged at its start (rules O6, O7).
+    fn correct(&mut self, id: GroupId, lane: LaneId, then: Strategy, micros: u64, done: bool) {
+        let (within, between) = self.corrections(id, micros, done);
+        if then == Strategy::LoadBalanced && within != Points::ZERO {
+            let sender = &mut self.senders[self.lanes[lane].sender];
+            sender.standing = sender.standing.plus(within);
+            self.reenter_lane(lane);
+        }
+        if between != Points::ZERO {
+            let group = &mut self.groups[id];
+            let weight = group.settings(&self.profile).weight;
+            group.standing = group.standing.plus(weighed(between, weight));
+        }
     }
 
     fn free_slot(&mut self, group: GroupId, id: LaneId, out: &mut Outbox<P>) {
         let lane = &mut self.lanes[id];
-        let activity = &mut self.activities[lane.activity];
+        let key = lane.activity;
+        let activity = &mut self.activities[key];
         self.running -= 1;
         activity.running -= 1;
         lane.running -= 1;
         activity.competitors -= u32::from(lane.running == 0 && !lane.able);
-        self.competitors -= u32::from(activity.running == 0 && !activity.is_able());
-        if lane.running == 0 && lane.waiting == 0 {
-            self.drop_lane(id);
+        if activity.running == 0 && !activity.is_able() {
+            self.count_group(group, key, false);
+        }
+        let lane = &self.lanes[id];
+        let many = self.groups[group].settings(&self.profile).lanes == Lanes::Message;
+        if lane.is_over() {
+            self.drop_lane(id, out);
         } else if lane.running == 0 && !lane.able {
             self.end_lane_call(id, out);
+        }
+        if many {
+            self.read_size(group, out);
         }
         self.offer_group(group, HeldUp::ByItself);
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::ids::{MessageId, SenderId};
 use crate::slab::Slab;
-use crate::window::ClosedBy;
-use crate::{Size, Time};
+use crate::window::{ClosedBy, Newcomer};
+use crate::{Points, Size, Time};
 
 /// Push order over the whole queue, from 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +75,26 @@ impl<P> Message<P> {
         self.tag.0 |= flag as u64;
     }
 
+    pub(crate) fn unset(&mut self, flag: Flag) {
+        self.tag.0 &= !(flag as u64);
+    }
+
+    /// Where it is, as long as it has not ended.
+    pub(crate) fn place(&self) -> Place {
+        match (
+            self.has(Flag::Running),
+            self.has(Flag::Delayed),
+            self.has(Flag::Context),
+            self.has(Flag::Bypass),
+        ) {
+            (true, ..) => Place::Call,
+            (_, true, ..) => Place::Delayed,
+            (_, _, true, _) => Place::Context,
+            (.., true) => Place::Bypass,
+            _ => Place::Lane,
+        }
+    }
+
     pub(crate) fn kind(&self) -> Kind {
         match (self.has(Flag::BackToBack), self.has(Flag::Burst)) {
             (_, true) => Kind::Burst,
@@ -116,17 +136,44 @@ pub(crate) enum Flag {
     Flush = 16,
     /// Shares its batch with nobody.
     Standalone = 32,
+    /// Said now, in a conversation by voice say.
+    RealTime = 64,
+    /// Has yet to arrive.
+    Delayed = 128,
+    /// Listened to: no call of its own.
+    Context = 256,
+    /// Starts beside everything.
+    Bypass = 512,
+    /// Is part of a call.
+    Running = 1024,
+    /// Found its lane idle.
+    FoundIdle = 2048,
+    /// Found a call of its lane running.
+    FoundBusy = 4096,
+}
+
+/// Where a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Lane,
+    Call,
+    Delayed,
+    Context,
+    Bypass,
 }
 
 /// What few messages ask for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Extra {
     pub(crate) id: Option<Box<str>>,
-    /// The platform's time: shown, never used.
+    /// The platform's time: shown, and used by `keep="latest"` alone.
     pub(crate) at: Option<Time>,
     pub(crate) size: Size,
     pub(crate) batch_key: Option<Box<str>>,
     pub(crate) quiet: Option<Duration>,
+    pub(crate) rank: Points,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) delay: Option<Duration>,
 }
 
 /// All messages that wait or run.
@@ -145,6 +192,10 @@ impl<P> Messages<P> {
 
     pub(crate) fn len(&self) -> usize {
         self.slab.len()
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = MessageId> {
+        self.slab.iter().map(|(id, _)| id)
     }
 
     pub(crate) fn insert(
@@ -192,8 +243,38 @@ impl<P> Messages<P> {
         }
     }
 
-    pub(crate) fn batch_key(&self, id: MessageId) -> Option<&str> {
-        self.extra(id)?.batch_key.as_deref()
+    /// The message that was given this name, if it is still there.
+    pub(crate) fn get(&self, id: MessageId, seq: Seq) -> Option<&Message<P>> {
+        self.slab.get(id).filter(|message| message.seq() == seq)
+    }
+
+    pub(crate) fn rank(&self, id: MessageId) -> Points {
+        self.extra(id).map_or(Points::ZERO, |extra| extra.rank)
+    }
+
+    pub(crate) fn size(&self, id: MessageId) -> Size {
+        self.extra(id).map_or(Size::ONE, |extra| extra.size)
+    }
+
+    /// What a window has to know of a message.
+    pub(crate) fn newcomer(&self, id: MessageId) -> Newcomer<'_> {
+        let (message, extra) = (&self.slab[id], self.extra(id));
+        Newcomer {
+            at: message.at,
+            size: extra.map_or(Size::ONE, |extra| extra.size),
+            batch_key: extra.and_then(|extra| extra.batch_key.as_deref()),
+            quiet: extra.and_then(|extra| extra.quiet),
+            standalone: message.has(Flag::Standalone),
+        }
+    }
+
+    /// The messages of the window that `first` opens, oldest first.
+    pub(crate) fn window(&self, first: MessageId) -> impl Iterator<Item = MessageId> {
+        std::iter::successors(Some(first), |&id| {
+            self.slab[id]
+                .next
+                .filter(|&next| !self.slab[next].has(Flag::Opens))
+        })
     }
 
     /// The messages linked from `first` on, oldest first.

@@ -1,6 +1,8 @@
 //! Counters and fixed-bucket histograms: an addition each.
 
+use crate::ledger::End;
 use crate::message::Kind;
+use crate::settings::Strategy;
 use crate::window::ClosedBy;
 
 /// Bits of a value below its leading one that choose the bucket: 16 buckets an octave, so a
@@ -52,6 +54,15 @@ impl Histogram {
         &self.counts
     }
 
+    fn add(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+        self.count += other.count;
+        self.sum = self.sum.saturating_add(other.sum);
+        self.max = self.max.max(other.max);
+    }
+
     pub(crate) fn record(&mut self, value: u64) {
         self.counts[bucket(value)] += 1;
         self.count += 1;
@@ -75,7 +86,11 @@ fn bucket(value: u64) -> usize {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metrics {
     /// Pushes refused, by [`crate::Refusal`].
-    pub refused: [u64; 4],
+    pub refused: [u64; 5],
+    /// Messages ended, by end and reason.
+    pub ends: Vec<(End, &'static str, u64)>,
+    /// What was started under each of [`Strategy::ALL`].
+    pub strategies: [ByStrategy; 4],
     /// Calls started.
     pub started: u64,
     /// Calls ended.
@@ -88,8 +103,6 @@ pub struct Metrics {
     pub burst: u64,
     /// Calls by what closed their window, see [`crate::ClosedBy`].
     pub closed_by: [u64; 8],
-    /// Microseconds from a message's arrival to its start.
-    pub wait: Histogram,
     /// Microseconds from a call's start to its end.
     pub handling: Histogram,
     /// Messages a call.
@@ -102,9 +115,49 @@ pub struct Metrics {
     pub groups: u64,
 }
 
+/// What was started under one strategy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ByStrategy {
+    /// Calls.
+    pub started: u64,
+    /// Microseconds from a message's arrival to its start.
+    pub wait: Histogram,
+}
+
 impl Metrics {
-    pub(crate) fn start(&mut self, messages: u32, kind: Kind, closed_by: ClosedBy) {
+    /// Microseconds from a message's arrival to its start.
+    pub fn wait(&self) -> Histogram {
+        let mut all = Histogram::default();
+        for strategy in &self.strategies {
+            all.add(&strategy.wait);
+        }
+        all
+    }
+
+    pub(crate) fn record_wait(&mut self, strategy: Strategy, micros: u64) {
+        self.strategies[strategy as usize].wait.record(micros);
+    }
+
+    pub(crate) fn end(&mut self, end: End, reason: &'static str) {
+        let known = self
+            .ends
+            .iter_mut()
+            .find(|it| it.0 == end && it.1 == reason);
+        match known {
+            Some((.., count)) => *count += 1,
+            None => self.ends.push((end, reason, 1)),
+        }
+    }
+
+    pub(crate) fn start(
+        &mut self,
+        messages: u32,
+        kind: Kind,
+        closed_by: ClosedBy,
+        strategy: Strategy,
+    ) {
         self.started += 1;
+        self.strategies[strategy as usize].started += 1;
         self.batch_size.record(u64::from(messages));
         self.closed_by[closed_by as usize] += 1;
         match kind {

@@ -32,22 +32,26 @@ impl<P> Names<P> {
             .cloned()
     }
 
-    pub(crate) fn open(&self, name: &str) -> Arc<GroupInbox<P>> {
+    pub(crate) fn open(&self, name: &str, make: impl Fn(&str) -> Shared) -> Arc<GroupInbox<P>> {
         self.find(name).unwrap_or_else(|| {
             let open = AtomicBool::new(false);
-            let made = self.with(name, &open, (), |inbox, ()| inbox.clone());
+            let made = self.with(name, &open, (), make, |inbox, ()| {
+                (inbox.clone(), Used::Yes)
+            });
             made.unwrap_or_else(|()| unreachable!("nobody closes it"))
         })
     }
 
     /// Does something with a group's inbox, made if need be, and a thing that comes back if the
-    /// queue is closed. The shard is held meanwhile, which spares a pair of atomic operations.
+    /// queue is closed. The shard is held meanwhile, which spares a pair of atomic operations. An
+    /// inbox that was made for something that came to nothing is not kept.
     pub(crate) fn with<T, R>(
         &self,
         name: &str,
         closed: &AtomicBool,
         thing: T,
-        use_it: impl FnOnce(&Arc<GroupInbox<P>>, T) -> R,
+        make: impl Fn(&str) -> Shared,
+        use_it: impl FnOnce(&Arc<GroupInbox<P>>, T) -> (R, Used),
     ) -> Result<R, T> {
         if closed.load(Ordering::Acquire) {
             return Err(thing);
@@ -57,7 +61,7 @@ impl<P> Names<P> {
         {
             let table = shard.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(inbox) = table.find(hash, same).filter(|inbox| !inbox.is_closed()) {
-                return Ok(use_it(inbox, thing));
+                return Ok(use_it(inbox, thing).0);
             }
         }
         let mut table = shard.write().unwrap_or_else(PoisonError::into_inner);
@@ -67,13 +71,16 @@ impl<P> Names<P> {
         }
         if let Some(inbox) = table.find_mut(hash, same) {
             if inbox.is_closed() {
-                *inbox = Inbox::new(Shared::new(name));
+                *inbox = Inbox::new(make(name));
             }
-            return Ok(use_it(inbox, thing));
+            return Ok(use_it(inbox, thing).0);
         }
-        let inbox = Inbox::new(Shared::new(name));
-        table.insert_unique(hash, inbox.clone(), |inbox| self.hash(&inbox.group().name));
-        Ok(use_it(&inbox, thing))
+        let inbox = Inbox::new(make(name));
+        let (result, used) = use_it(&inbox, thing);
+        if used == Used::Yes {
+            table.insert_unique(hash, inbox, |inbox| self.hash(&inbox.group().name));
+        }
+        Ok(result)
     }
 
     pub(crate) fn remove(&self, inbox: &Arc<GroupInbox<P>>) {
@@ -103,6 +110,13 @@ impl<P> Names<P> {
     fn hash(&self, name: &str) -> u64 {
         self.hasher.hash_one(name.as_bytes())
     }
+}
+
+/// Whether something has come of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Used {
+    Yes,
+    No,
 }
 
 const SHARDS: usize = 16;

@@ -7,40 +7,101 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::{Seq, Time};
+use crate::message::{Flag, Message};
+use crate::{Points, Seq, Settings, Time, Weight};
 
-/// Points in whole millionths: one point is one call.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Points(i64);
+/// What a batch has to say for itself, in parts (rule O3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // named after the settings they come from
+pub struct Score {
+    pub real_time: Points,
+    pub back_to_back: Points,
+    pub burst: Points,
+    pub sender: Points,
+    pub rank: Points,
+}
 
-impl Points {
-    pub(crate) const CALL: Self = Self(1_000_000);
-
-    pub(crate) fn plus(self, other: Self) -> Self {
-        Self(self.0.saturating_add(other.0))
+impl Score {
+    /// All of it.
+    pub fn total(&self) -> Points {
+        let flags = self.real_time.plus(self.back_to_back).plus(self.burst);
+        flags.plus(self.sender).plus(self.rank)
     }
 
-    pub(crate) fn minus(self, other: Self) -> Self {
-        Self(self.0.saturating_sub(other.0))
+    /// That of a batch of one message, whose sender weighs `weight`.
+    pub(crate) fn of<P>(
+        message: &Message<P>,
+        rank: Points,
+        weight: Points,
+        settings: &Settings,
+    ) -> Self {
+        let flag = |flag, points| {
+            if message.has(flag) {
+                points
+            } else {
+                Points::ZERO
+            }
+        };
+        let sender = if weight == Points::ZERO {
+            Points::ZERO
+        } else {
+            Points::from_f64(settings.sender * weight.as_f64())
+        };
+        Self {
+            real_time: flag(Flag::RealTime, settings.real_time),
+            back_to_back: flag(Flag::BackToBack, settings.back_to_back_points),
+            burst: flag(Flag::Burst, settings.burst_points),
+            sender,
+            rank,
+        }
+    }
+
+    /// That of a batch which gains another message. Points of a flag may be below 0 as well.
+    pub(crate) fn join(&mut self, other: &Self, settings: &Settings) {
+        let either = |one: &mut Points, other: Points| {
+            if *one == Points::ZERO {
+                *one = other;
+            }
+        };
+        either(&mut self.real_time, other.real_time);
+        either(&mut self.back_to_back, other.back_to_back);
+        either(&mut self.burst, other.burst);
+        self.rank = self.rank.max(other.rank);
+        // The part of the largest weight.
+        self.sender = if settings.sender < 0.0 {
+            self.sender.min(other.sender)
+        } else {
+            self.sender.max(other.sender)
+        };
     }
 }
 
 /// A level's virtual clock (rule O5).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct NowServed {
-    points: Points,
-    /// What the divisions so far left over; less than there are competitors.
-    remainder: u32,
+    pub(crate) points: Points,
+    /// What the divisions so far left over; less than the summed weights.
+    pub(crate) remainder: u64,
 }
 
 impl NowServed {
-    /// A competitor starts that stood `behind` points (its standing less its score), among
+    /// A sender starts that stood `behind` points (its standing less its score), among
     /// `competitors` that run or are able, itself included.
     pub(crate) fn advance(&mut self, cost: Points, competitors: u32, behind: Points) {
-        let share = cost.0 + i64::from(self.remainder);
-        let competitors = i64::from(competitors.max(1));
-        self.points = self.points.plus(Points(share / competitors));
-        self.remainder = (share % competitors) as u32;
+        self.divide(cost.as_millionths(), u64::from(competitors.max(1)), behind);
+    }
+
+    /// The same for a group, among such as weigh `weights` millionths together.
+    pub(crate) fn advance_by_weight(&mut self, cost: Points, weights: u64, behind: Points) {
+        let cost = cost.as_millionths() * Weight::ONE.as_millionths().cast_signed();
+        self.divide(cost, weights.max(1), behind);
+    }
+
+    fn divide(&mut self, cost: i64, among: u64, behind: Points) {
+        let share = cost.unsigned_abs() + self.remainder;
+        let points = Points::from_millionths((share / among).cast_signed());
+        self.points = self.points.plus(points);
+        self.remainder = share % among;
         if self.points < behind {
             *self = Self {
                 points: behind,
@@ -56,16 +117,28 @@ impl NowServed {
             HeldUp::ByItself => own.max(self.points.minus(Points::CALL)),
         }
     }
+}
 
-    pub(crate) fn points(self) -> Points {
-        self.points
+/// What a start adds to the standing of a group that weighs `weight`; `cost` may be a correction.
+pub(crate) fn weighed(cost: Points, weight: Weight) -> Points {
+    if weight == Weight::ONE {
+        return cost;
     }
+    let cost = i128::from(cost.as_millionths()) * i128::from(Weight::ONE.as_millionths());
+    Points::from_millionths(cost.div_euclid(i128::from(weight.as_millionths())) as i64)
+}
+
+/// What an arrival is worth under [`crate::Strategy::Priority`]: the earlier, the less it is behind.
+pub(crate) fn aged(at: Time, aging: Points) -> Points {
+    let points = i128::from(at.as_micros()) * i128::from(aging.as_millionths());
+    let points = points.div_euclid(1_000_000);
+    Points::from_millionths(i64::try_from(points).unwrap_or(i64::MAX))
 }
 
 /// What kept somebody from competing until now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeldUp {
-    /// Something it lacked: messages, a due window, the end of a pause.
+    /// Something it lacked: messages, a due window, a token, the end of a pause.
     No,
     /// Nothing but its own cap or running call.
     ByItself,
@@ -131,30 +204,33 @@ mod tests {
     fn now_served_keeps_the_remainder_of_its_divisions() {
         let mut clock = NowServed::default();
         for _ in 0..3 {
-            clock.advance(Points::CALL, 3, Points(0));
+            clock.advance(Points::CALL, 3, Points::ZERO);
         }
-        assert_eq!(clock.points(), Points::CALL);
+        assert_eq!(clock.points, Points::CALL);
     }
 
     #[test]
     fn now_served_is_never_below_what_started_last() {
         let mut clock = NowServed::default();
-        clock.advance(Points::CALL, 4, Points(7_000_000));
-        assert_eq!(clock.points(), Points(7_000_000));
+        clock.advance(Points::CALL, 4, Points::from_millionths(7_000_000));
+        assert_eq!(clock.points, Points::from_millionths(7_000_000));
     }
 
     #[test]
     fn idling_earns_nothing() {
         let mut clock = NowServed::default();
-        clock.advance(Points::CALL, 1, Points(5_000_000));
-        assert_eq!(clock.welcome(Points(0), HeldUp::No), Points(5_000_000));
+        clock.advance(Points::CALL, 1, Points::from_millionths(5_000_000));
         assert_eq!(
-            clock.welcome(Points(0), HeldUp::ByItself),
-            Points(4_000_000)
+            clock.welcome(Points::from_millionths(0), HeldUp::No),
+            Points::from_millionths(5_000_000)
         );
         assert_eq!(
-            clock.welcome(Points(9_000_000), HeldUp::No),
-            Points(9_000_000)
+            clock.welcome(Points::from_millionths(0), HeldUp::ByItself),
+            Points::from_millionths(4_000_000)
+        );
+        assert_eq!(
+            clock.welcome(Points::from_millionths(9_000_000), HeldUp::No),
+            Points::from_millionths(9_000_000)
         );
     }
 }

@@ -7,11 +7,10 @@ use compact_str::CompactString;
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 
-use crate::Time;
 use crate::ids::{GroupId, LaneId, SenderId};
-use crate::order::Points;
 use crate::slab::Slab;
 use crate::time::micros;
+use crate::{Points, Time};
 
 /// One member of one group. The lane that all members share under `lanes="group"` has a sender of
 /// its own, with an empty name, since it competes and is served like one.
@@ -20,6 +19,8 @@ pub(crate) struct Sender {
     pub(crate) group: GroupId,
     /// There while something of them waits or runs.
     pub(crate) lane: Option<LaneId>,
+    /// Messages of theirs that wait or run: they are named after them.
+    pub(crate) messages: u32,
     /// What they have been served.
     pub(crate) standing: Points,
     /// Their last arrival, and the one before; `NEVER` stands for none.
@@ -87,6 +88,7 @@ impl Senders {
             name,
             group,
             lane: None,
+            messages: 0,
             standing,
             last,
             last_but_one,

@@ -3,7 +3,7 @@
 use compact_str::CompactString;
 
 use crate::engine::{Engine, Outbox};
-use crate::ids::{GroupId, MessageId};
+use crate::ids::{ActivityId, MessageId};
 use crate::message::Kind;
 use crate::{Seq, Time};
 
@@ -20,6 +20,10 @@ pub struct Status {
     pub running_messages: u64,
     /// Senders remembered.
     pub senders: u64,
+    /// Messages in the context.
+    pub context: u64,
+    /// How large it is: senders active lately, or members as they were set.
+    pub size: u32,
     /// Lanes in which something back-to-back or of a burst waits.
     pub back_to_back: u64,
     /// Messages of the running calls.
@@ -41,13 +45,17 @@ impl<P> Engine<P> {
     /// How a group is; none when it is not known, or forgotten.
     pub fn status(&mut self, now: Time, group: &str, out: &mut Outbox<P>) -> Option<Status> {
         let id = self.catch_up_in(now, group, out)?;
-        let group = &self.groups[id];
-        if self.is_over(group) {
+        if self.is_over(id) {
             return None; // as good as forgotten; the sweep will come by
         }
+        let beside = self.delayed_in(id).len() as u64 + u64::from(self.context_len(id));
+        let bypassing = self.bypass.iter().filter(|it| it.0 == id).count() as u64;
         let mut status = Status {
-            paused: group.paused,
-            senders: u64::from(group.senders),
+            paused: self.pauses.contains_key(&id),
+            senders: u64::from(self.groups[id].senders),
+            context: u64::from(self.context_len(id)),
+            waiting: beside + bypassing,
+            size: self.size_of(id),
             ..Status::default()
         };
         for lane in self.lanes_of(id) {
@@ -92,13 +100,7 @@ impl<P> Engine<P> {
         let Some(group) = self.catch_up_in(now, group, out) else {
             return false;
         };
-        let given = self.groups[group]
-            .inbox
-            .group()
-            .ids()
-            .as_ref()
-            .is_some_and(|ids| ids.is_live(id));
-        given || Seq::from_automatic_id(id).is_some_and(|seq| self.holds(group, seq))
+        self.find_message(group, id).is_some()
     }
 
     /// Arrival of the oldest message that waits anywhere.
@@ -110,43 +112,35 @@ impl<P> Engine<P> {
             .min()
     }
 
-    /// Whether nothing waits and nothing runs (rule C7).
+    /// Whether nothing waits and nothing runs, the context aside (rule C7).
     pub fn idle(&mut self, now: Time, out: &mut Outbox<P>) -> bool {
         self.catch_up_before(now, out);
         // What is accepted counts, also while its producer has yet to put the inbox on the list.
-        self.messages.len() == 0 && self.intake.depth() == 0
+        let listened = self.beside - self.bypass.len() as u64;
+        self.messages.len() as u64 == listened
+            && self.intake.depth() == 0
+            && self.intake.bypassing() == 0
     }
 
     /// Whether nothing runs and what waits is held by nothing but a pause. Ask after a poll.
     pub fn stuck(&self) -> bool {
-        self.running == 0
+        let paused = |activity: ActivityId| self.activities[activity].paused;
+        self.leases.len() == 0
+            && self.bypass.is_empty()
             && (self.paused.is_some()
                 || self
                     .groups
                     .iter()
-                    .all(|(_, group)| group.activity.is_none() || group.paused))
+                    .all(|(_, group)| group.activity.is_none_or(paused)))
     }
 
-    fn holds(&self, group: GroupId, seq: Seq) -> bool {
-        let waiting = self
-            .lanes_of(group)
-            .filter_map(|lane| self.lanes[lane].head());
-        let leases = self.leases.iter().filter(|(_, lease)| lease.group == group);
-        let mut firsts = waiting.chain(leases.map(|(_, lease)| lease.first));
-        firsts.any(|first| {
-            self.messages
-                .chain(Some(first))
-                .any(|id| self.messages[id].seq() == seq && self.has_no_id(id))
-        })
-    }
-
-    fn has_no_id(&self, id: MessageId) -> bool {
+    pub(crate) fn has_no_id(&self, id: MessageId) -> bool {
         self.messages
             .extra(id)
             .is_none_or(|extra| extra.id.is_none())
     }
 
-    fn name_of(&self, id: MessageId) -> MessageName {
+    pub(crate) fn name_of(&self, id: MessageId) -> MessageName {
         match self.messages.extra(id).and_then(|extra| extra.id.clone()) {
             Some(given) => MessageName::Given(given),
             None => MessageName::Automatic(self.messages[id].seq()),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use chinwag_engine::{
     End, Engine, Event, Intake, Kind, Lanes, LeaseId, MessageName, Options, Outbox, Outcome,
-    Settings, Size, Time,
+    Points, Profile, Settings, Size, Strategy, Time,
 };
 use model::script::{Ending, Op, Push, Step, World, as_code, at, plainer, push, us};
 use model::{Call, Flaw, Gone, Micros, Model, NEVER, micros};
@@ -143,7 +143,10 @@ struct Simulation {
 
 impl Simulation {
     fn new(world: &World, flaw: Option<Flaw>) -> Self {
-        let mut engine = Engine::new(world.settings.clone());
+        let mut engine = Engine::new(Profile::always(
+            world.settings.clone(),
+            Strategy::RoundRobin,
+        ));
         engine.observe(true);
         Self {
             intake: engine.intake(),
@@ -244,12 +247,12 @@ impl Simulation {
         let wish = push.wish.clone();
         let options = Options {
             id: wish.id.as_deref().map(Into::into),
-            at: None,
             size: wish.size,
             batch_key: wish.key.as_deref().map(Into::into),
             quiet: wish.quiet.map(us),
             flush: wish.flush,
             standalone: wish.standalone,
+            ..Options::default()
         };
         let now = Time::from_micros(self.at);
         let verdict = self
@@ -863,6 +866,10 @@ impl Dice {
             dedup: us(self.pick(&[0, 0, 4, 20, 100, NEVER])),
             dedup_limit: self.pick(&[1, 2, 3, 10_000]),
             idle_group: us(NEVER),
+            size_window: us(0),
+            back_to_back_points: Points::default(),
+            burst_points: Points::default(),
+            ..Settings::default()
         };
         let idle_group = self.pick(&[600_000_000, NEVER, 40]);
         let watched = !self.one_in(3);

@@ -62,6 +62,7 @@ fn groups_forgotten_under_way_lose_nothing() {
         back_to_back: Duration::ZERO,
         burst: Duration::ZERO,
         idle_group: Duration::from_micros(1),
+        size_window: Duration::from_micros(1),
         ..Settings::default()
     };
 

@@ -108,6 +108,7 @@ impl Core {
                 flush: flush.map_or(Ok(false), |flag| arguments::flag("flush", flag))?,
                 standalone: standalone
                     .map_or(Ok(false), |flag| arguments::flag("standalone", flag))?,
+                ..engine::Options::default()
             };
             let (room, who) = (
                 arguments::name("group", group)?,

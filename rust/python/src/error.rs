@@ -19,6 +19,7 @@ pub(crate) fn refusal(reason: Refusal) -> &'static str {
         Refusal::Duplicate => "duplicate",
         Refusal::GroupFull => "group_full",
         Refusal::Full => "full",
+        Refusal::BypassFull => "bypass_full",
     }
 }
 
@@ -26,7 +27,7 @@ pub(crate) fn rejected(py: Python<'_>, reason: Refusal, depth: u64) -> PyErr {
     let (cell, name) = match reason {
         Refusal::Closed => (&CLOSED, "QueueClosed"),
         Refusal::Duplicate => (&REJECTED, "Rejected"),
-        Refusal::GroupFull | Refusal::Full => (&FULL, "QueueFull"),
+        Refusal::GroupFull | Refusal::Full | Refusal::BypassFull => (&FULL, "QueueFull"),
     };
     raised(py, cell, name, (refusal(reason), depth))
 }

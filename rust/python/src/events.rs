@@ -131,6 +131,27 @@ fn object<'py>(module: &Bound<'py, PyModule>, event: &Event) -> PyResult<Bound<'
                 reason
             }
         ),
+        Event::MessageEdited { seq, group, at, id } => made!(
+            module,
+            "MessageEdited",
+            at = seconds(*at),
+            group = group.as_str(),
+            id = name(id.as_deref(), *seq),
+            seq = seq.as_u64()
+        ),
+        Event::GroupResized {
+            group,
+            at,
+            size,
+            strategy,
+        } => made!(
+            module,
+            "GroupResized",
+            at = seconds(*at),
+            group = group.as_str(),
+            size = *size,
+            strategy = strategy.name()
+        ),
         Event::GroupPaused { group, at, until } => made!(
             module,
             "GroupPaused",

@@ -57,6 +57,7 @@ pub(crate) fn metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound
         Refusal::Duplicate,
         Refusal::GroupFull,
         Refusal::Full,
+        Refusal::BypassFull,
     ] {
         refused.set_item(error::refusal(reason), metrics.refused[reason as usize])?;
     }
@@ -73,7 +74,7 @@ pub(crate) fn metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound
     figures.set_item("forgotten_groups", metrics.forgotten_groups)?;
     figures.set_item("forgotten_ids", metrics.forgotten_ids)?;
     figures.set_item("groups", metrics.groups)?;
-    figures.set_item("wait", histogram(py, &metrics.wait)?)?;
+    figures.set_item("wait", histogram(py, &metrics.wait())?)?;
     figures.set_item("handling", histogram(py, &metrics.handling)?)?;
     figures.set_item("batch_size", histogram(py, &metrics.batch_size)?)?;
     Ok(figures)

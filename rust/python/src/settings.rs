@@ -37,6 +37,7 @@ pub(crate) fn settings(flat: &Bound<'_, PyDict>) -> PyResult<Settings> {
         dedup: flat.span("dedup_s")?,
         dedup_limit: flat.value("dedup_limit")?,
         idle_group: flat.span("idle_group_s")?,
+        ..Settings::default()
     })
 }
 

@@ -136,3 +136,17 @@ fn exactly_one_push_wakes_a_sleeping_owner() {
 
     assert_eq!((first, second), ([true, false], [true, false]));
 }
+
+#[test]
+fn a_refused_push_leaves_no_group_behind() {
+    let mut world = World::new(Settings {
+        capacity: Some(1),
+        ..Settings::default()
+    });
+    world.push_to(0.0, "full", "a");
+    for name in ["one", "two"] {
+        let refused = world.push_with(0.0, name, "ann", "b", Options::default());
+        assert_eq!(refused, Err((Refusal::Full, 1)));
+    }
+    assert_eq!(world.engine.intake().names(), ["full"]);
+}

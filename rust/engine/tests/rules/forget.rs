@@ -8,6 +8,7 @@ use crate::world::{World, at, seconds};
 fn an_idle_group_is_forgotten_and_can_come_again() {
     let mut world = World::new(Settings {
         idle_group: seconds(60.0),
+        size_window: seconds(60.0),
         ..Settings::default()
     });
     world.push(0.0, "ann", "a");
@@ -24,6 +25,7 @@ fn an_idle_group_is_forgotten_and_can_come_again() {
 fn what_is_still_needed_is_not_forgotten() {
     let settings = Settings {
         idle_group: seconds(1.0),
+        size_window: seconds(1.0),
         dedup: seconds(100.0),
         ..Settings::default()
     };
@@ -60,6 +62,7 @@ fn what_is_still_needed_is_not_forgotten() {
 fn a_sweep_forgets_without_being_asked() {
     let mut world = World::new(Settings {
         idle_group: seconds(60.0),
+        size_window: seconds(60.0),
         ..Settings::default()
     });
     world.push(0.0, "ann", "a");
@@ -80,6 +83,7 @@ fn a_sweep_forgets_without_being_asked() {
 fn senders_of_a_lively_group_are_forgotten_too() {
     let mut world = World::new(Settings {
         idle_group: seconds(60.0),
+        size_window: seconds(60.0),
         ..Settings::default()
     });
     for (now, sender) in [(0.0, "ann"), (50.0, "bob"), (100.0, "bob")] {
@@ -101,6 +105,7 @@ fn a_sender_is_remembered_while_a_group_lane_holds_their_messages() {
     let mut world = World::new(Settings {
         lanes: Lanes::Group,
         idle_group: seconds(1.0),
+        size_window: seconds(1.0),
         burst: seconds(1.0),
         back_to_back: seconds(1.0),
         ..Settings::default()
@@ -134,6 +139,7 @@ fn a_sender_is_remembered_while_a_group_lane_holds_their_messages() {
 fn what_is_back_to_back_is_not_forgotten() {
     let mut world = World::new(Settings {
         idle_group: seconds(1.0),
+        size_window: seconds(1.0),
         burst: seconds(1.0),
         back_to_back: seconds(60.0),
         ..Settings::default()

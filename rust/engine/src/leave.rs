@@ -1,0 +1,186 @@
+//! What waits leaves before it starts: withdrawn, expired, evicted or superseded (rules W7, W9).
+
+use crate::Size;
+use crate::engine::{Engine, Outbox};
+use crate::ids::{GroupId, LaneId, MessageId};
+use crate::ledger::End;
+use crate::message::{Flag, Place};
+use crate::order::HeldUp;
+use crate::settings::Lanes;
+use crate::window::{Found, Window};
+
+impl<P> Engine<P> {
+    /// Ends a message that has not started, wherever it waits.
+    pub(crate) fn leave(
+        &mut self,
+        group: GroupId,
+        id: MessageId,
+        end: End,
+        reason: &'static str,
+        out: &mut Outbox<P>,
+    ) {
+        let place = self.messages[id].place();
+        let lane = match place {
+            Place::Call => return,
+            Place::Lane => self.leave_window(group, id),
+            Place::Delayed => {
+                self.later(group).delayed -= 1;
+                None
+            }
+            Place::Context => {
+                self.context(group).remove(id);
+                None
+            }
+            Place::Bypass => {
+                self.bypass.retain(|&(_, other)| other != id);
+                None
+            }
+        };
+        self.ledger.waiting -= 1;
+        match place {
+            Place::Lane | Place::Delayed => self.release(group, 1),
+            Place::Context => self.beside -= 1,
+            Place::Bypass | Place::Call => {
+                self.beside -= 1;
+                self.intake.end_bypass();
+            }
+        }
+        self.end_messages(group, Some(id), end, reason, None, out);
+        if let Some(lane) = lane
+            && self.lanes[lane].is_over()
+        {
+            self.drop_lane(lane, out);
+        }
+    }
+
+    /// Of what waits in a lane and could share the batch of a newcomer, itself included, the one with
+    /// the newest `at` stays (rule W9). The newcomer has joined.
+    pub(crate) fn supersede(&mut self, lane: LaneId, out: &mut Outbox<P>) {
+        let group = self.lanes[lane].group;
+        let max_gap = self.groups[group].settings(&self.profile).max_gap;
+        // The unbroken run at the end of the lane.
+        let mut run: Vec<MessageId> = Vec::new();
+        for next in self.messages.chain(self.lanes[lane].head()) {
+            let cut = run.last().is_some_and(|&last| {
+                let (last, newcomer) = (self.messages.newcomer(last), self.messages.newcomer(next));
+                self.messages[next].has(Flag::Opens) && last.is_cut_from(&newcomer, max_gap)
+            });
+            if cut {
+                run.clear();
+            }
+            run.push(next);
+        }
+        let at = |&id: &MessageId| {
+            let given = self.messages.extra(id).and_then(|extra| extra.at);
+            given.unwrap_or(self.messages[id].at)
+        };
+        let stays = run.iter().copied().max_by_key(at);
+        for old in run.into_iter().filter(|&old| Some(old) != stays) {
+            self.leave(group, old, End::Superseded, "superseded", out);
+        }
+    }
+
+    fn leave_window(&mut self, group: GroupId, id: MessageId) -> Option<LaneId> {
+        let lane = self.lane_holding(group, id)?;
+        let left = self.lanes[lane].unlink(&mut self.messages, id);
+        self.activities[self.lanes[lane].activity].waiting -= 1;
+        let in_last = self.lanes[lane].opened() == Some(left.window.unwrap_or(id));
+        match left.window {
+            Some(_) if in_last => self.shrink_last(lane, id),
+            None if in_last => {
+                let last = left.before.map(|before| (before, self.due_window(before)));
+                self.lanes[lane].set_last(last);
+            }
+            _ => {}
+        }
+        if self.groups[group].settings(&self.profile).lanes != Lanes::Message {
+            let mut first = left.window.or(left.before);
+            if let (Some(before), Some(window)) = (left.before, left.window)
+                && self.join_windows(lane, before, window)
+            {
+                first = Some(before);
+            }
+            if let Some(first) = first {
+                let last = self.messages.window(first).last().unwrap_or(first);
+                if let Some(next) = self.messages[last].next {
+                    self.join_windows(lane, first, next);
+                }
+            }
+        }
+        self.review_lane(lane, HeldUp::No);
+        self.rescore(lane);
+        self.touch(lane);
+        Some(lane)
+    }
+
+    /// The last window has lost a message and is not empty.
+    fn shrink_last(&mut self, lane: LaneId, gone: MessageId) {
+        let Self {
+            lanes,
+            groups,
+            profile,
+            messages,
+            now,
+            ..
+        } = self;
+        let lane = &mut lanes[lane];
+        let Some(tail) = lane.tail() else {
+            return;
+        };
+        let found = match &messages[tail] {
+            message if message.has(Flag::FoundIdle) => Found::Idle,
+            message if message.has(Flag::FoundBusy) => Found::Busy,
+            _ => Found::Waiting,
+        };
+        let call_ended = (lane.running == 0).then_some(*now);
+        let settings = groups[lane.group].settings(profile);
+        if let Some(window) = lane.window_mut() {
+            let (size, tail) = (messages.size(gone), messages.newcomer(tail));
+            window.leave(size, &tail, found, call_ended, settings);
+        }
+    }
+
+    /// Makes one of two neighbours if they fit. The first has been cut, so it is due, and so is what
+    /// comes of them.
+    fn join_windows(&mut self, lane: LaneId, first: MessageId, second: MessageId) -> bool {
+        let settings = self.groups[self.lanes[lane].group].settings(&self.profile);
+        let tail = self.messages.window(first).last().unwrap_or(first);
+        let (tail, head) = (self.messages.newcomer(tail), self.messages.newcomer(second));
+        if tail.is_cut_from(&head, settings.max_gap) {
+            return false;
+        }
+        let both = self
+            .messages
+            .window(first)
+            .chain(self.messages.window(second));
+        let size = both.fold(Size::ZERO, |sum, id| sum.plus(self.messages.size(id)));
+        if settings.max_batch.is_some_and(|max_batch| size > max_batch) {
+            return false;
+        }
+        self.messages[second].unset(Flag::Opens);
+        if self.lanes[lane].opened() == Some(second) {
+            let last = (first, self.due_window(first));
+            self.lanes[lane].set_last(Some(last));
+        }
+        true
+    }
+
+    /// A window that is due, from its messages.
+    fn due_window(&self, first: MessageId) -> Window {
+        let (mut messages, mut size, mut last) = (0, Size::ZERO, self.messages[first].at);
+        for id in self.messages.window(first) {
+            messages += 1;
+            size = size.plus(self.messages.size(id));
+            last = self.messages[id].at;
+        }
+        Window::due(self.messages[first].at, last, messages, size)
+    }
+
+    /// The lane that a message waits in.
+    pub(crate) fn lane_holding(&self, group: GroupId, id: MessageId) -> Option<LaneId> {
+        match self.groups[group].settings(&self.profile).lanes {
+            Lanes::Group => self.common_lane(group),
+            Lanes::Sender | Lanes::Message => self.senders[self.messages[id].sender].lane,
+        }
+    }
+}

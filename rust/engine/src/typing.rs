@@ -1,0 +1,108 @@
+//! Somebody types: what waits in their lane waits for what they are about to say (rule W8).
+
+use compact_str::CompactString;
+
+use crate::Time;
+use crate::deadlines::What;
+use crate::engine::{Engine, Outbox};
+use crate::ids::{GroupId, LaneId};
+use crate::settings::Lanes;
+
+impl<P> Engine<P> {
+    /// A sender begins to type, goes on, or stops (rule W8).
+    pub fn typing(&mut self, now: Time, group: &str, sender: &str, on: bool, out: &mut Outbox<P>) {
+        self.catch_up_in(now, group, out);
+        if !on {
+            if let Some(group) = self.known(group) {
+                self.has_typed(group, sender, self.now, out);
+            }
+            return;
+        }
+        let inbox = self.intake.open(group);
+        let id = self.group_of(&inbox);
+        let until = self
+            .now
+            .after(self.groups[id].settings(&self.profile).typing_expires);
+        self.groups[id].last_at = self.groups[id].last_at.max(self.now);
+        let typing = &mut self.later(id).typing;
+        if let Some((_, before)) = typing.iter_mut().find(|(name, _)| name == sender) {
+            *before = until;
+        } else {
+            if typing.len() == MOST_TYPING {
+                typing.remove(0);
+            }
+            typing.push((CompactString::from(sender), until));
+        }
+        self.remind(id, until, What::Typing, None);
+        if let Some(lane) = self.lane_named(id, sender) {
+            if let Some(window) = self.lanes[lane].window_mut() {
+                window.hold();
+            }
+            self.touch(lane);
+        }
+    }
+
+    /// Whether somebody types whose next message would go to the lane of `sender`.
+    pub(crate) fn is_typing(&self, group: GroupId, sender: &str) -> bool {
+        let group = &self.groups[group];
+        let later = group.room.as_ref().and_then(|room| room.later.as_ref());
+        let Some(typing) = later.map(|later| &later.typing) else {
+            return false;
+        };
+        match group.settings(&self.profile).lanes {
+            Lanes::Group => !typing.is_empty(),
+            Lanes::Sender | Lanes::Message => typing.iter().any(|(name, _)| name == sender),
+        }
+    }
+
+    /// A sender has said something, or no longer means to.
+    pub(crate) fn has_typed(
+        &mut self,
+        group: GroupId,
+        sender: &str,
+        at: Time,
+        out: &mut Outbox<P>,
+    ) {
+        let room = self.groups[group].room.as_mut();
+        let Some(later) = room.and_then(|room| room.later.as_mut()) else {
+            return;
+        };
+        let before = later.typing.len();
+        later.typing.retain(|(name, _)| name != sender);
+        if later.typing.len() < before {
+            self.release_typed(group, sender, at, out);
+        }
+    }
+
+    /// Those of whom nothing was heard end typing.
+    pub(crate) fn stop_typing(&mut self, group: GroupId, at: Time, out: &mut Outbox<P>) {
+        let typing = &mut self.later(group).typing;
+        let silent: Vec<_> = typing.extract_if(.., |(_, until)| *until <= at).collect();
+        for (sender, _) in silent {
+            self.release_typed(group, &sender, at, out);
+        }
+    }
+
+    /// The quiet period of their lane starts anew, unless somebody else still types.
+    fn release_typed(&mut self, group: GroupId, sender: &str, at: Time, out: &mut Outbox<P>) {
+        if self.is_typing(group, sender) {
+            return;
+        }
+        if let Some(lane) = self.lane_named(group, sender) {
+            self.release_lane(lane, at, out);
+        }
+    }
+
+    fn release_lane(&mut self, lane: LaneId, at: Time, out: &mut Outbox<P>) {
+        self.close_if_overdue(lane, at, out);
+        if self.lanes[lane]
+            .window_mut()
+            .is_some_and(|window| window.release(at))
+        {
+            self.touch(lane);
+        }
+    }
+}
+
+/// Whoever types beyond that many in a group is not noticed to the end.
+const MOST_TYPING: usize = 1_000;

@@ -13,12 +13,12 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import timedelta
-from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, get_args, get_type_hints
 
+from chinwag import _checks
+from chinwag._checks import show
 from chinwag.errors import ConfigError
 
 __all__ = ["Busy", "Config", "Limits", "Order", "Retry", "Setting", "Window", "parse", "read"]
@@ -85,13 +85,13 @@ class Window:
     """
 
     def __post_init__(self) -> None:
-        _choice(self, "lanes")
-        _seconds(self, "back_to_back_s", "burst_s")
-        _seconds(self, "quiet_s", "max_wait_s", endless=True)
-        _optional(self, "max_gap_s", _seconds)
-        _optional(self, "max_batch", _size)
-        _count(self, "min_batch")
-        _flag(self, "quiet_when_idle", "quiet_when_busy")
+        _checks.choice(self, "lanes")
+        _checks.seconds(self, "back_to_back_s", "burst_s")
+        _checks.seconds(self, "quiet_s", "max_wait_s", endless=True)
+        _checks.seconds(self, "max_gap_s", optional=True)
+        _checks.size(self, "max_batch")
+        _checks.count(self, "min_batch")
+        _checks.flag(self, "quiet_when_idle", "quiet_when_busy")
         self._check_that_windows_end()
 
     def _check_that_windows_end(self) -> None:
@@ -128,8 +128,8 @@ class Busy:
     """
 
     def __post_init__(self) -> None:
-        _choice(self, "on_busy")
-        _seconds(self, "cancel_grace_s", endless=True)
+        _checks.choice(self, "on_busy", later=("inject", "interrupt", "rollback", "reject"))
+        _checks.seconds(self, "cancel_grace_s", endless=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +142,7 @@ class Order:
     """
 
     def __post_init__(self) -> None:
-        _choice(self, "strategy")
+        _checks.choice(self, "strategy", later=("priority", "load_balanced", "adaptive"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,11 +193,10 @@ class Limits:
     """
 
     def __post_init__(self) -> None:
-        _count(self, "max_concurrent_per_group", "dedup_limit")
-        for key in ("max_concurrent", "capacity_per_group", "capacity"):
-            _optional(self, key, _count)
-        _choice(self, "overflow")
-        _seconds(self, "dedup_s", "idle_group_s", endless=True)
+        _checks.count(self, "max_concurrent_per_group", "dedup_limit")
+        _checks.count(self, "max_concurrent", "capacity_per_group", "capacity", optional=True)
+        _checks.choice(self, "overflow", later=("drop_newest", "drop_oldest"))
+        _checks.seconds(self, "dedup_s", "idle_group_s", endless=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,7 +209,7 @@ class Retry:
     """
 
     def __post_init__(self) -> None:
-        _seconds(self, "close_timeout_s", endless=True)
+        _checks.seconds(self, "close_timeout_s", endless=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,7 +226,7 @@ class Config:
         for name, part in _PARTS.items():
             if not isinstance(value := getattr(self, name), part):
                 raise ConfigError(
-                    f"{name}={_show(value)}: must be a {part.__name__}; "
+                    f"{name}={show(value)}: must be a {part.__name__}; "
                     "for single settings use Config.of(...)"
                 )
 
@@ -335,7 +334,7 @@ def parse(key: str, text: str) -> Setting:
     if kind is bool:
         if word in _TRUTH:
             return _TRUTH[word]
-        raise ConfigError(f"{key}={_show(text)}: must be true or false")
+        raise ConfigError(f"{key}={show(text)}: must be true or false")
     if kind is int or int in get_args(kind):
         return _number(key, text, int, "a whole number")
     if kind is float or float in get_args(kind):
@@ -347,7 +346,7 @@ def _number(key: str, text: str, kind: type[int] | type[float], noun: str) -> fl
     try:
         return kind(text)
     except ValueError:
-        raise ConfigError(f"{key}={_show(text)}: must be {noun}") from None
+        raise ConfigError(f"{key}={show(text)}: must be {noun}") from None
 
 
 def _in(source: str | os.PathLike[str] | Mapping[str, Any], error: ConfigError) -> ConfigError:
@@ -369,7 +368,7 @@ def _keys() -> list[str]:
 def _unknown(noun: str, key: str, known: list[str]) -> str:
     near = difflib.get_close_matches(str(key), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-    return f"unknown {noun} {_show(key)}; {hint}"
+    return f"unknown {noun} {show(key)}; {hint}"
 
 
 def _flattened(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -396,121 +395,11 @@ def _entries(source: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, inner
 
 
-def _seconds(part: Any, *keys: str, endless: bool = False) -> None:
-    for key in keys:
-        value = getattr(part, key)
-        if isinstance(value, timedelta):
-            raise ConfigError(f"{key}={_show(value)}: must be a number; use .total_seconds()")
-        seconds = _real(key, value, "seconds")
-        if seconds < 0:
-            raise ConfigError(f"{key}={_show(value)}: must be at least 0; give seconds")
-        if seconds == math.inf and not endless:
-            raise ConfigError(f"{key}=inf: must be finite; give seconds, at most {_LONGEST_S:,.0f}")
-        if _LONGEST_S < seconds < math.inf:
-            beyond = ", or inf for no limit" if endless else ""
-            raise ConfigError(
-                f"{key}={_show(value)}: must be at most {_LONGEST_S:,.0f}; give seconds{beyond}"
-            )
-        _put(part, key, seconds)
-
-
-def _size(part: Any, key: str) -> None:
-    value = getattr(part, key)
-    size = _real(key, value, "the largest sum of sizes")
-    if not _SMALLEST_SIZE <= size <= _LARGEST_SIZE:
-        raise ConfigError(
-            f"{key}={_show(value)}: must be from {_SMALLEST_SIZE:f} to {_LARGEST_SIZE:,.0f}; "
-            "1 is one message a call, None is no limit"
-        )
-    _put(part, key, int(value) if isinstance(value, Integral) else size)
-
-
-def _real(key: str, value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise ConfigError(f"{key}={_show(value)}: must be a number; give {what}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = -_BEYOND if value < 0 else _BEYOND
-    if math.isnan(number):
-        raise ConfigError(f"{key}=nan: must be a number; give {what}")
-    return number
-
-
-def _count(part: Any, *keys: str) -> None:
-    for key in keys:
-        value = getattr(part, key)
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise ConfigError(f"{key}={_show(value)}: must be a whole number of at least 1")
-        count = int(value)
-        if not 1 <= count <= _LARGEST_COUNT:
-            none = "; leave it out, or None, for no limit" if key in _NONE_IS_NO_LIMIT else ""
-            raise ConfigError(f"{key}={_show(value)}: must be from 1 to {_LARGEST_COUNT:,}{none}")
-        _put(part, key, count)
-
-
-def _flag(part: Any, *keys: str) -> None:
-    for key in keys:
-        if not isinstance(value := getattr(part, key), bool):
-            raise ConfigError(f"{key}={_show(value)}: must be True or False")
-
-
-def _choice(part: Any, key: str) -> None:
-    value = getattr(part, key)
-    allowed: tuple[str, ...] = get_args(get_type_hints(type(part))[key])
-    if isinstance(value, str) and value in allowed:
-        return
-    if isinstance(value, str) and value in _LATER.get(key, ()):
-        known = f"is not available in this version; use {_either(allowed)}"
-    else:
-        known = f"must be {_either(allowed)}"
-    raise ConfigError(f"{key}={_show(value)}: {known}")
-
-
-def _optional(part: Any, key: str, check: Any) -> None:
-    if getattr(part, key) is not None:
-        check(part, key)
-
-
-def _either(words: tuple[str, ...]) -> str:
-    return " or ".join(repr(word) for word in words)
-
-
-def _put(part: Any, key: str, value: Setting) -> None:
-    object.__setattr__(part, key, value)
-
-
-def _show(value: object) -> str:
-    """Show a value, shortened: whatever was given must not fill somebody's log."""
-    if isinstance(value, int) and abs(value) > 10**30:
-        return f"an integer of {value.bit_length():,} bits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 _PARTS: Final[Mapping[str, type[Any]]] = MappingProxyType(
     {"window": Window, "busy": Busy, "order": Order, "limits": Limits, "retry": Retry}
 )
-
-# Rules that the documentation names and this version lacks: not a typing mistake, so said as such.
-_LATER: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "on_busy": ("inject", "interrupt", "rollback", "reject"),
-        "strategy": ("priority", "load_balanced", "adaptive"),
-        "overflow": ("drop_newest", "drop_oldest"),
-    }
-)
-
-_NONE_IS_NO_LIMIT = ("max_concurrent", "capacity_per_group", "capacity")
 
 _TRUTH = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }
-
-# The engine counts in 32 bits, times in microseconds and sizes in millionths.
-_LARGEST_COUNT = 2**32 - 1
-_LONGEST_S = 1e9
-_SMALLEST_SIZE = 1e-6
-_LARGEST_SIZE = 1e12
-_BEYOND = 1e300

@@ -1,0 +1,181 @@
+"""What a setting may be: each check refuses a value with what to do, or keeps it in one form.
+
+A check takes the dataclass that is being made and the names of its fields. It knows nothing about
+single settings; which check a setting needs is said in `chinwag.config`.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from functools import cache
+from numbers import Integral, Real
+from typing import Any, Final, get_args, get_type_hints
+
+from chinwag.errors import ConfigError
+
+__all__ = ["between", "choice", "count", "flag", "put", "rate", "seconds", "show", "size", "words"]
+
+
+def seconds(part: Any, *keys: str, endless: bool = False, optional: bool = False) -> None:
+    """Durations; infinite ones only if they are `endless`, None only if they are `optional`."""
+    for key in keys:
+        value = getattr(part, key)
+        if value is None and optional:
+            continue
+        if isinstance(value, timedelta):
+            raise ConfigError(f"{key}={show(value)}: must be a number; use .total_seconds()")
+        duration = _real(key, value, "seconds")
+        if duration < 0:
+            raise ConfigError(f"{key}={show(value)}: must be at least 0; give seconds")
+        if duration == math.inf and not endless:
+            raise ConfigError(f"{key}=inf: must be finite; give seconds, at most {_LONGEST_S:,.0f}")
+        if _LONGEST_S < duration < math.inf:
+            beyond = ", or inf for no limit" if endless else ""
+            raise ConfigError(
+                f"{key}={show(value)}: must be at most {_LONGEST_S:,.0f}; give seconds{beyond}"
+            )
+        put(part, key, duration)
+
+
+def count(
+    part: Any, *keys: str, least: int = 1, most: int = 2**32 - 1, optional: bool = False
+) -> None:
+    """Whole numbers; None, for no limit, only if they are `optional`."""
+    for key in keys:
+        value = getattr(part, key)
+        if value is None and optional:
+            continue
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise ConfigError(f"{key}={show(value)}: must be a whole number of at least {least}")
+        number = int(value)
+        if not least <= number <= most:
+            none = "; leave it out, or None, for no limit" if optional else ""
+            raise ConfigError(f"{key}={show(value)}: must be from {least} to {most:,}{none}")
+        put(part, key, number)
+
+
+def between(part: Any, *keys: str, least: float, most: float, what: str, hint: str = "") -> None:
+    """Finite numbers in a range."""
+    for key in keys:
+        number = _real(key, value := getattr(part, key), what)
+        if not least <= number <= most:
+            more = f"; {hint}" if hint else ""
+            raise ConfigError(
+                f"{key}={show(value)}: must be from {_limit(least)} to {_limit(most)}{more}"
+            )
+        put(part, key, number)
+
+
+def size(part: Any, key: str) -> None:
+    """The largest sum of the sizes of messages, or None."""
+    if (value := getattr(part, key)) is None:
+        return
+    hint = "1 is one message a call, None is no limit"
+    what = "the largest sum of sizes"
+    between(part, key, least=_SMALLEST, most=_LARGEST, what=what, hint=hint)
+    if isinstance(value, Integral):
+        put(part, key, int(value))
+
+
+def rate(part: Any, *keys: str) -> None:
+    """A number of calls a second, or that and a burst; kept as such a pair, or None."""
+    for key in keys:
+        if (value := getattr(part, key)) is None:
+            continue
+        pair = value if isinstance(value, tuple | list) else (value, 1.0)
+        if len(pair) != 2:
+            raise ConfigError(
+                f"{key}={show(value)}: must be calls a second, or a pair of them and a burst"
+            )
+        per_second, burst = (_real(key, number, "calls a second") for number in pair)
+        if not _SMALLEST <= per_second <= _LARGEST:
+            raise ConfigError(
+                f"{key}={show(value)}: must be from {_limit(_SMALLEST)} to {_limit(_LARGEST)} "
+                "calls a second; leave it out, or None, for no limit"
+            )
+        if not 1 <= burst <= _LARGEST:
+            raise ConfigError(
+                f"{key}={show(value)}: its burst, the calls that may start at once after a rest, "
+                f"must be from 1 to {_limit(_LARGEST)}"
+            )
+        put(part, key, (per_second, burst))
+
+
+def flag(part: Any, *keys: str) -> None:
+    """True or False."""
+    for key in keys:
+        if not isinstance(value := getattr(part, key), bool):
+            raise ConfigError(f"{key}={show(value)}: must be True or False")
+
+
+def choice(part: Any, *keys: str, later: tuple[str, ...] = (), none: str = "") -> None:
+    """One of the words of the field's type.
+
+    Args:
+        part: What is being made.
+        keys: Names of its fields.
+        later: Words that the documentation names and this version lacks: no typing mistake, so
+            said as such.
+        none: What None means, where it is allowed.
+    """
+    for key in keys:
+        value = getattr(part, key)
+        kind: Any = type(part)
+        allowed = _words_of(kind, key)
+        if (value is None and none) or (isinstance(value, str) and value in allowed):
+            continue
+        known = " or ".join(repr(word) for word in allowed)
+        if isinstance(value, str) and value in later:
+            known = f"is not available in this version; use {known}"
+        else:
+            known = f"must be {known}" + (f", or None {none}" if none else "")
+        raise ConfigError(f"{key}={show(value)}: {known}")
+
+
+def words(kind: Any) -> tuple[str, ...]:
+    """List the words of a type such as `Literal["all", "latest"] | None`."""
+    if isinstance(kind, str):
+        return (kind,)
+    return tuple(word for inner in get_args(kind) for word in words(inner))
+
+
+@cache
+def _words_of(part: type[Any], key: str) -> tuple[str, ...]:
+    return words(get_type_hints(part)[key])
+
+
+def put(part: Any, key: str, value: object) -> None:
+    """Set a field of a frozen dataclass that is being made."""
+    object.__setattr__(part, key, value)
+
+
+def show(value: object) -> str:
+    """Show a value, shortened: whatever was given must not fill somebody's log."""
+    if isinstance(value, int) and abs(value) > 10**30:
+        return f"an integer of {value.bit_length():,} bits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _real(key: str, value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ConfigError(f"{key}={show(value)}: must be a number; give {what}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = -_BEYOND if value < 0 else _BEYOND
+    if math.isnan(number):
+        raise ConfigError(f"{key}=nan: must be a number; give {what}")
+    return number
+
+
+def _limit(number: float) -> str:
+    return f"{number:,.6f}".rstrip("0").rstrip(".")
+
+
+# The engine counts times in microseconds, and sizes, points, weights and rates in millionths.
+_LONGEST_S: Final = 1e9
+_SMALLEST: Final = 1e-6
+_LARGEST: Final = 1e12
+_BEYOND: Final = 1e300

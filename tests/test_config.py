@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
-from dataclasses import FrozenInstanceError, fields
+import pickle
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,13 +15,51 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chinwag.config import Busy, Config, Limits, Order, Retry, Window, parse
+from chinwag.config import Band, Busy, Config, Limits, Order, Retry, Window, parse
 from chinwag.errors import ChinwagError, ConfigError
 
-ENDLESS = ("quiet_s", "max_wait_s", "dedup_s", "idle_group_s", "cancel_grace_s", "close_timeout_s")
-FINITE = ("back_to_back_s", "burst_s", "max_gap_s")
+ENDLESS = (
+    "quiet_s",
+    "max_wait_s",
+    "dedup_s",
+    "context_ttl_s",
+    "idle_group_s",
+    "cancel_grace_s",
+    "close_timeout_s",
+)
+FINITE = ("back_to_back_s", "burst_s", "max_gap_s", "typing_expires_s", "size_window_s", "ttl_s")
 OPTIONAL_COUNTS = ("max_concurrent", "capacity_per_group", "capacity")
-COUNTS = ("min_batch", "max_concurrent_per_group", "dedup_limit", *OPTIONAL_COUNTS)
+NEEDED_COUNTS = ("min_batch", "max_concurrent_per_group", "dedup_limit", "max_bypass")
+COUNTS = (*NEEDED_COUNTS, *OPTIONAL_COUNTS)
+RATES = ("rate_per_group", "rate")
+SCORES = ("real_time", "back_to_back", "burst", "sender")
+WORDS = {
+    "lanes": ("sender", "group", "message"),
+    "keep": ("all", "latest"),
+    "strategy": ("round_robin", "priority", "load_balanced", "adaptive"),
+    "size_by": ("active", "members"),
+    "fair_by": ("calls", "time"),
+    "overflow": ("refuse", "drop_newest", "drop_oldest"),
+}
+BY_SIZE = [(2, "round_robin"), (6, "priority"), (16, "load_balanced"), (50, "adaptive")]
+OF_THE_QUEUE = {
+    "bands": [Band(3)],
+    "cancel_grace_s": 1,
+    "size_by": "members",
+    "size_window_s": 1,
+    "fair_by": "time",
+    "max_concurrent": 1,
+    "rate": 1,
+    "capacity": 1,
+    "max_bypass": 1,
+    "idle_group_s": 1,
+    "close_timeout_s": 1,
+}
+AS_IN_A_FILE = (
+    "must be written as in a TOML file, "
+    'such as [{size = 50, strategy = "adaptive", max_batch = 20}]'
+)
+AT_EVERY_SIZE = {"lanes": "group", "dedup_s": 1, "dedup_limit": 1}
 
 
 def refusal(**settings: Any) -> str:
@@ -36,18 +78,36 @@ def test_defaults_are_the_documented_ones() -> None:
         "max_batch": None,
         "min_batch": 1,
         "max_gap_s": None,
+        "keep": "all",
         "quiet_when_idle": True,
         "quiet_when_busy": True,
+        "typing_expires_s": 6.0,
         "on_busy": "enqueue",
         "cancel_grace_s": 5.0,
-        "strategy": "round_robin",
+        "real_time": 0.5,
+        "back_to_back": 0.3,
+        "burst": 0.15,
+        "sender": 1.0,
+        "aging": 0.1,
+        "strategy": None,
+        "bands": tuple({"size": size, "strategy": strategy} for size, strategy in BY_SIZE),
+        "size_by": "active",
+        "size_window_s": 600.0,
+        "fair_by": "calls",
+        "weight": 1.0,
         "max_concurrent_per_group": 2,
         "max_concurrent": None,
+        "rate_per_group": None,
+        "rate": None,
         "capacity_per_group": None,
         "capacity": None,
         "overflow": "refuse",
         "dedup_s": 0.0,
         "dedup_limit": 10_000,
+        "ttl_s": None,
+        "context_limit": 50,
+        "context_ttl_s": 3600.0,
+        "max_bypass": 64,
         "idle_group_s": 600.0,
         "close_timeout_s": 30.0,
     }
@@ -68,9 +128,41 @@ def test_flat_settings_find_their_part() -> None:
 
 
 def test_flat_and_of_are_inverse() -> None:
-    config = Config.of(quiet_s=math.inf, max_wait_s=3, max_batch=2.5, lanes="group")
+    config = Config.of(
+        quiet_s=math.inf,
+        max_wait_s=3,
+        max_batch=2.5,
+        lanes="group",
+        rate=(5, 10),
+        bands=[Band(2), Band(9, "adaptive", max_batch=None, rate_per_group=3)],
+    )
 
     assert Config.of(**config.flat()) == config
+
+
+def test_flat_settings_are_plain_data() -> None:
+    """Reports and dashboards write them as JSON."""
+    config = Config.of(rate=5, bands=[Band(9, "adaptive", quiet_s=2), Band(20, max_batch=4)])
+
+    flat = json.loads(json.dumps(config.flat()))
+
+    assert flat["rate"] == [5.0, 1.0]
+    assert flat["bands"] == [
+        {"size": 9, "strategy": "adaptive", "quiet_s": 2.0},
+        {"size": 20, "max_batch": 4},
+    ]
+    assert Config.of(**flat) == config
+
+
+@pytest.mark.parametrize("make", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_a_copy_is_the_same_config(make: Callable[[Config], Config]) -> None:
+    """It travels to other processes, and keys a cache."""
+    config = Config.of(rate=5, bands=[Band(9, "adaptive", rate_per_group=[1, 2])])
+
+    copied = make(config)
+
+    assert (copied, hash(copied)) == (config, hash(config))
+    assert asdict(copied)["order"]["bands"][0]["settings"] == {"rate_per_group": (1.0, 2.0)}
 
 
 def test_a_config_cannot_be_changed() -> None:
@@ -140,7 +232,7 @@ def test_a_zero_cap_is_told_how_to_mean_no_limit(key: str) -> None:
     )
 
 
-@pytest.mark.parametrize("key", ["min_batch", "max_concurrent_per_group", "dedup_limit"])
+@pytest.mark.parametrize("key", NEEDED_COUNTS)
 def test_a_cap_that_is_needed_cannot_be_none(key: str) -> None:
     assert refusal(**{key: None}) == f"{key}=None: must be a whole number of at least 1"
 
@@ -161,26 +253,133 @@ def test_a_switch_is_true_or_false_only(key: str, value: object) -> None:
     assert refusal(**{key: value}) == f"{key}={value!r}: must be True or False"
 
 
-@pytest.mark.parametrize("value", ["senders", "", None, 3, ["sender"]])
-def test_a_wrong_word_lists_the_allowed_ones(value: object) -> None:
-    assert refusal(lanes=value) == f"lanes={value!r}: must be 'sender' or 'group' or 'message'"
+@pytest.mark.parametrize("value", [0, 1, 2**32 - 1, np.int64(7)])
+def test_a_context_may_hold_nothing(value: Any) -> None:
+    assert Config.of(context_limit=value).limits.context_limit == value
+
+
+@pytest.mark.parametrize("value", [-1, 2**32, True, 1.0, "3", None])
+def test_a_context_limit_that_is_none_is_refused(value: object) -> None:
+    assert refusal(context_limit=value).startswith("context_limit=")
+
+
+@pytest.mark.parametrize("key", SCORES)
+@pytest.mark.parametrize("value", [0, -3, 0.25, 1e12, -1e12, np.float32(2), Fraction(1, 3)])
+def test_points_may_be_any_finite_number(key: str, value: Any) -> None:
+    points = Config.of(**{key: value}).flat()[key]
+
+    assert (type(points), points) == (float, float(value))
+
+
+@pytest.mark.parametrize("key", SCORES)
+@pytest.mark.parametrize(
+    "value", [math.inf, -math.inf, math.nan, 1e13, -(10**400), True, "1", None]
+)
+def test_points_that_are_none_are_refused(key: str, value: object) -> None:
+    assert refusal(**{key: value}).startswith(f"{key}=")
+
+
+def test_points_beyond_the_limit_are_told_it() -> None:
+    assert refusal(real_time=math.inf) == (
+        "real_time=inf: must be from -1,000,000,000,000 to 1,000,000,000,000"
+    )
+
+
+@pytest.mark.parametrize("value", [-0.1, math.inf, math.nan, 1e13, True, "1", None])
+def test_aging_never_takes_points_away(value: object) -> None:
+    assert refusal(aging=value).startswith("aging=")
+    assert Config.of(aging=0).order.aging == 0.0
+
+
+@pytest.mark.parametrize("value", [0.001, 1, 1000, np.float64(2.5)])
+def test_a_weight_is_a_share(value: Any) -> None:
+    assert Config.of(weight=value).order.weight == value
+
+
+@pytest.mark.parametrize("value", [0, 0.0009, 1000.1, -1, math.inf, math.nan, True, "1", None])
+def test_a_weight_that_is_none_is_refused(value: object) -> None:
+    assert refusal(weight=value).startswith("weight=")
+
+
+def test_a_weight_beyond_the_limits_is_told_them() -> None:
+    assert refusal(weight=0) == "weight=0: must be from 0.001 to 1,000; 1 is an even share"
+
+
+@pytest.mark.parametrize("key", RATES)
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (None, None),
+        (5, (5.0, 1.0)),
+        (1e-6, (1e-6, 1.0)),
+        ((0.5, 3), (0.5, 3.0)),
+        ([np.float64(2), 1], (2.0, 1.0)),
+    ],
+)
+def test_a_rate_is_kept_with_its_burst(key: str, value: Any, kept: object) -> None:
+    assert Config.of(**{key: value}).flat()[key] == kept
+
+
+@pytest.mark.parametrize("key", RATES)
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (
+            0,
+            "must be from 0.000001 to 1,000,000,000,000 calls a second; leave it out, or None, for",
+        ),
+        (-1, "must be from 0.000001 to"),
+        (math.inf, "must be from 0.000001 to"),
+        ((math.nan, 1), "must be a number; give calls a second"),
+        (True, "must be a number; give calls a second"),
+        ("5", "must be a number; give calls a second"),
+        ((5, 0.5), "its burst, the calls that may start at once after a rest, must be from 1 to"),
+        ((5, math.inf), "its burst, the calls that may start at once after a rest, must be from"),
+        ((5, None), "must be a number; give calls a second"),
+        ((5,), "must be calls a second, or a pair of them and a burst"),
+        ((5, 1, 1), "must be calls a second, or a pair of them and a burst"),
+    ],
+)
+def test_a_rate_that_is_none_is_refused(key: str, value: object, said: str) -> None:
+    message = refusal(**{key: value})
+
+    assert message.startswith(f"{key}=")
+    assert said in message
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "allowed"),
-    [
-        ("on_busy", "interrupt", "enqueue"),
-        ("strategy", "priority", "round_robin"),
-        ("overflow", "drop_oldest", "refuse"),
-    ],
+    ("key", "word"), [(k, word) for k, known in WORDS.items() for word in known]
 )
-def test_what_a_later_version_knows_is_said_to_be_missing(
-    key: str, value: str, allowed: str
-) -> None:
-    """Who follows the documentation of a newer version has not mistyped anything."""
-    assert refusal(**{key: value}) == (
-        f"{key}={value!r}: is not available in this version; use {allowed!r}"
+def test_every_known_word_is_taken(key: str, word: str) -> None:
+    assert Config.of(**{key: word}).flat()[key] == word
+
+
+@pytest.mark.parametrize("key", sorted(WORDS.keys() - {"strategy"}))
+@pytest.mark.parametrize("value", ["senders", "", None, 3, ["sender"]])
+def test_a_wrong_word_lists_the_allowed_ones(key: str, value: object) -> None:
+    allowed = " or ".join(repr(word) for word in WORDS[key])
+
+    assert refusal(**{key: value}) == f"{key}={value!r}: must be {allowed}"
+
+
+def test_a_wrong_strategy_is_told_of_the_size() -> None:
+    assert refusal(strategy="fair") == (
+        "strategy='fair': must be 'round_robin' or 'priority' or 'load_balanced' or 'adaptive', "
+        "or None to go by the size of the group"
     )
+
+
+def test_what_a_later_version_knows_is_said_to_be_missing() -> None:
+    """Who follows the documentation of a newer version has not mistyped anything."""
+    assert refusal(on_busy="interrupt") == (
+        "on_busy='interrupt': is not available in this version; use 'enqueue'"
+    )
+
+
+def test_the_latest_of_a_message_lane_is_refused() -> None:
+    """Nothing else waits there that it could supersede."""
+    assert refusal(lanes="message", keep="latest").startswith("keep='latest' with lanes='message'")
+    assert Config.of(lanes="group", keep="latest")
 
 
 def test_quiet_without_end_needs_a_longest_wait() -> None:
@@ -230,6 +429,14 @@ def test_a_file_may_be_flat_and_by_section(tmp_path: Path) -> None:
         ("max_wait_s = inf\nquiet_s = inf", "quiet_s=inf with max_wait_s=inf"),
         ("quiet_s = ", "not a TOML file: "),
         ("quiet_s = 1\nquiet_s = 1", "not a TOML file: "),
+        ("[order.bands]\nsize = 3", "bands={'size': 3}: must be a list such as [Band("),
+        ("[bands]\nsize = 3", "bands={'size': 3}: must be a list such as [Band("),
+        ("[[order.bands]]\nmax_batch = 3", "bands: {'max_batch': 3} has no size; give the size"),
+        (
+            "[[bands]]\nsize = 3\nmax_bach = 3",
+            "in the band from 3: unknown setting 'max_bach'; did you mean 'max_batch'?",
+        ),
+        ("rate = [1, 2, 3]", "rate=[1, 2, 3]: must be calls a second, or a pair"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_key(tmp_path: Path, text: str, said: str) -> None:
@@ -256,6 +463,34 @@ def test_a_mapping_loads_like_a_file() -> None:
     )
 
 
+def test_bands_are_tables_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "room.toml"
+    file.write_text(
+        """
+        rate = [5, 10]
+        [order]
+        strategy = "none"
+        [[order.bands]]
+        size = 8
+        strategy = "priority"
+        [[order.bands]]
+        size = 50
+        strategy = "adaptive"
+        max_batch = 20
+        rate_per_group = [2, 4]
+        ttl_s = "none"
+        """
+    )
+
+    assert Config.load(file) == Config.of(
+        rate=(5, 10),
+        bands=(
+            Band(8, "priority"),
+            Band(50, "adaptive", max_batch=20, rate_per_group=(2, 4), ttl_s=None),
+        ),
+    )
+
+
 def test_the_environment_gives_settings() -> None:
     config = Config.from_env(
         environ={
@@ -265,11 +500,35 @@ def test_the_environment_gives_settings() -> None:
             "CHINWAG_MAX_BATCH": "none",
             "CHINWAG_QUIET_WHEN_IDLE": "No",
             "CHINWAG_LANES": "group",
+            "CHINWAG_STRATEGY": " priority",
+            "CHINWAG_TTL_S": "none",
+            "CHINWAG_RATE": "5",
+            "CHINWAG_RATE_PER_GROUP": "0.5, 3",
+            "CHINWAG_BURST": "-1",
+            "CHINWAG_BURST_S": "8",
             "PATH": "/bin",
         }
     )
 
-    assert config == Config.of(quiet_s=2, max_wait_s=math.inf, quiet_when_idle=False, lanes="group")
+    assert config == Config.of(
+        quiet_s=2,
+        max_wait_s=math.inf,
+        quiet_when_idle=False,
+        lanes="group",
+        strategy="priority",
+        rate=5,
+        rate_per_group=(0.5, 3),
+        burst=-1,
+        burst_s=8,
+    )
+
+
+def test_bands_in_the_environment_are_written_as_in_a_file() -> None:
+    text = '[{size = 8}, {size = 50, strategy = "adaptive", max_batch = 20, ttl_s = "none"}]'
+
+    config = Config.from_env(environ={"CHINWAG_BANDS": text})
+
+    assert config.order.bands == (Band(8), Band(50, "adaptive", max_batch=20, ttl_s=None))
 
 
 @pytest.mark.parametrize(
@@ -279,6 +538,12 @@ def test_the_environment_gives_settings() -> None:
         ("BOT_MIN_BATCH", "2.5", "min_batch='2.5': must be a whole number"),
         ("BOT_QUIET_WHEN_IDLE", "maybe", "quiet_when_idle='maybe': must be true or false"),
         ("BOT_QUITE_S", "2", "unknown setting 'quite_s'; did you mean 'quiet_s'?"),
+        ("BOT_RATE", "fast", "rate='fast': must be a number"),
+        ("BOT_RATE", "5, x", "rate=' x': must be a number, or two as in 5, 10"),
+        ("BOT_RATE", "5, 6, 7", "rate='5, 6, 7': must be a number, or two as in 5, 10"),
+        ("BOT_BANDS", "6", f"bands='6': {AS_IN_A_FILE}"),
+        ("BOT_BANDS", "6 priority", f"bands='6 priority': {AS_IN_A_FILE}"),
+        ("BOT_BANDS", "[]\nquiet_s = 1", f"bands='[]\\nquiet_s = 1': {AS_IN_A_FILE}"),
     ],
 )
 def test_a_wrong_variable_is_named(name: str, text: str, said: str) -> None:
@@ -300,3 +565,100 @@ def test_no_variable_means_the_defaults() -> None:
 def test_text_of_an_unknown_setting_is_refused() -> None:
     with pytest.raises(ConfigError, match="unknown setting 'nothing'"):
         parse("nothing", "1")
+
+
+# Bands.
+
+
+def test_a_band_reads_as_it_is_written() -> None:
+    band = Band(50, "adaptive", max_batch=20, quiet_s=1)
+
+    assert repr(band) == "Band(50, 'adaptive', quiet_s=1.0, max_batch=20)"
+    assert band == Band(size=50, strategy="adaptive", settings={"quiet_s": 1}, max_batch=20)
+    assert replace(band, size=60) == Band(60, "adaptive", max_batch=20, quiet_s=1)
+
+
+def test_a_band_cannot_be_changed() -> None:
+    given = {"max_batch": 20}
+    band = Band(50, settings=given)
+    given["max_batch"] = 3
+
+    assert band.settings == {"max_batch": 20}
+    with pytest.raises(FrozenInstanceError):
+        band.size = 3  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        band.settings["max_batch"] = 3  # type: ignore[index]
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.0, "3", None, 2**32])
+def test_a_size_that_is_none_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^size="):
+        Band(value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_bach": 3}, "unknown setting 'max_bach'; did you mean 'max_batch'?"),
+        ({"max_batch": 0}, "max_batch=0: must be from"),
+        ({"strategy": "fair"}, "strategy='fair': must be 'round_robin' or"),
+        ({"settings": {"strategy": "priority"}}, "strategy is no setting among others here"),
+        ({"min_batch": 3, "max_batch": 2}, "min_batch=3 is above max_batch=2"),
+    ],
+)
+def test_a_band_checks_its_settings(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Band(50, **settings)
+
+    assert str(caught.value).startswith(f"in the band from 50: {said}")
+
+
+@pytest.mark.parametrize("key", OF_THE_QUEUE)
+def test_a_band_holds_nothing_of_the_whole_queue(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} is a setting of the whole queue and cannot dep"):
+        Band(50, settings={key: OF_THE_QUEUE[key]})
+
+
+@pytest.mark.parametrize("key", AT_EVERY_SIZE)
+def test_lanes_and_ids_do_not_depend_on_the_size(key: str) -> None:
+    """They cannot change while messages wait, and a size changes just then."""
+    with pytest.raises(ConfigError, match=f"{key} cannot depend on the size of a group"):
+        Band(50, settings={key: AT_EVERY_SIZE[key]})
+
+
+def test_every_other_setting_may_depend_on_the_size() -> None:
+    flat = Config().flat()
+    settings = {
+        k: v for k, v in flat.items() if k not in {*OF_THE_QUEUE, *AT_EVERY_SIZE, "strategy"}
+    }
+
+    assert Band(50, settings=settings).settings == settings
+
+
+@pytest.mark.parametrize("sizes", [(6, 2), (6, 6), (2, 6, 5)])
+def test_bands_ascend(sizes: tuple[int, ...]) -> None:
+    assert refusal(bands=[Band(size) for size in sizes]) == (
+        f"bands: {sizes[-1]} comes after 6; give them by ascending size, each size once"
+    )
+
+
+@pytest.mark.parametrize("value", [None, 3, "[]", Band(3), {"size": 3}, iter([Band(3)])])
+def test_bands_are_a_list(value: object) -> None:
+    assert ": must be a list such as [Band(50, 'adaptive', max_batch=20)]" in refusal(bands=value)
+
+
+@pytest.mark.parametrize("value", [None, 3, (50, "adaptive"), "50"])
+def test_what_is_no_band_is_named(value: object) -> None:
+    assert refusal(bands=[value]).startswith(f"bands: {value!r} is none; give a Band, or")
+
+
+def test_a_band_may_contradict_what_it_leaves_as_it_is() -> None:
+    assert refusal(max_batch=4, bands=[Band(8, min_batch=5)]).startswith(
+        "in the band from 8: min_batch=5 is above max_batch=4"
+    )
+    assert refusal(quiet_s=math.inf, bands=[Band(8, max_wait_s=math.inf)]).startswith(
+        "in the band from 8: quiet_s=inf with max_wait_s=inf"
+    )
+    assert refusal(lanes="message", bands=[Band(8, keep="latest")]).startswith(
+        "in the band from 8: keep='latest' with lanes='message'"
+    )

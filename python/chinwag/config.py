@@ -7,24 +7,48 @@ Durations are seconds.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias, get_args, get_type_hints
+from typing import (
+    Any,
+    Final,
+    Literal,
+    TypeAlias,
+    get_args,
+    get_type_hints,
+)
 
 from chinwag import _checks
 from chinwag._checks import show
 from chinwag.errors import ConfigError
 
-__all__ = ["Busy", "Config", "Limits", "Order", "Retry", "Setting", "Window", "parse", "read"]
+__all__ = [
+    "Band",
+    "Busy",
+    "Config",
+    "Limits",
+    "Order",
+    "Retry",
+    "Setting",
+    "Strategy",
+    "Window",
+    "parse",
+    "read",
+]
 
-Setting: TypeAlias = str | float | bool | None
-"""Value of one setting."""
+Setting: TypeAlias = str | float | bool | tuple[float, float] | tuple[Mapping[str, Any], ...] | None
+"""Value of one setting as plain data: a rate is a pair, bands are mappings as in a TOML file."""
+
+Strategy: TypeAlias = Literal["round_robin", "priority", "load_balanced", "adaptive"]
+"""Who is next among the senders of a group; see `Order.strategy`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +98,12 @@ class Window:
     where calls are slow and what waits should not mix topics; it costs calls. Default none.
     """
 
+    keep: Literal["all", "latest"] = "all"
+    """What waits in a lane when more comes. `all`: every message; `latest`: only the newest, by the
+    platform's time if it was given; it ends those that could share its batch as `superseded`. Take
+    `latest` where only the last word counts, as for a position or a draft. Default `all`.
+    """
+
     quiet_when_idle: bool = True
     """Whether a message that finds its lane idle waits for `quiet_s` too. Turn it off for a first
     answer at once; a thought in several messages is then answered after its first. Default yes.
@@ -84,14 +114,24 @@ class Window:
     itself was wait enough; the next call may then begin in the middle of a thought. Default yes.
     """
 
+    typing_expires_s: float = 6.0
+    """How long `typing` holds the quiet time unless it is renewed or ended. Set it a little above
+    the pace at which the platform repeats it; a lost end of typing costs that much. Default 6.
+    """
+
     def __post_init__(self) -> None:
-        _checks.choice(self, "lanes")
-        _checks.seconds(self, "back_to_back_s", "burst_s")
+        _checks.choice(self, "lanes", "keep")
+        _checks.seconds(self, "back_to_back_s", "burst_s", "typing_expires_s")
         _checks.seconds(self, "quiet_s", "max_wait_s", endless=True)
         _checks.seconds(self, "max_gap_s", optional=True)
         _checks.size(self, "max_batch")
         _checks.count(self, "min_batch")
         _checks.flag(self, "quiet_when_idle", "quiet_when_busy")
+        if self.keep == "latest" and self.lanes == "message":
+            raise ConfigError(
+                "keep='latest' with lanes='message': no message shares a lane that it could "
+                "supersede in; use lanes='sender' or 'group', or keep='all'"
+            )
         self._check_that_windows_end()
 
     def _check_that_windows_end(self) -> None:
@@ -132,17 +172,186 @@ class Busy:
         _checks.seconds(self, "cancel_grace_s", endless=True)
 
 
+@dataclass(frozen=True, init=False, repr=False, slots=True)
+class Band:
+    """What holds in groups from a certain size on: a strategy, settings, or both.
+
+        Band(50, "adaptive", max_batch=20)
+
+    What it does not name is as it is for the whole queue: bands do not add up, and only the highest
+    one reached holds. In TOML it is a table, `[[order.bands]]`, with `size`, `strategy` and the
+    settings.
+
+    Args:
+        settings: Settings by their names, in a mapping.
+        **more: Settings by their names, such as `max_batch=20`.
+
+    Raises:
+        ConfigError: A value is wrong, or a setting is unknown or cannot depend on the size.
+    """
+
+    size: int
+    """The size of a group at which the band is entered; it is left below 80 % of it."""
+
+    strategy: Strategy | None
+    """Who is next in that band. None: as the queue's `strategy` says, or if that is None too, as in
+    the band below; where no band names one, by size as without bands.
+    """
+
+    settings: Mapping[str, Setting]
+    """The settings that hold in that band, in the order of the configuration."""
+
+    def __init__(
+        self,
+        size: int,
+        strategy: Strategy | None = None,
+        *,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+        **more: Any,
+    ) -> None:
+        _checks.put(self, "size", size)
+        _checks.count(self, "size")
+        _checks.put(self, "strategy", strategy)
+        given = {**settings, **more}
+        try:
+            _checks.choice(self, "strategy", none="for that of the queue")
+            # The default bands, which have no settings, are made before there are parts.
+            _checks.put(self, "settings", _Fixed(_for_a_band(given) if given else {}))
+        except ConfigError as error:
+            raise ConfigError(f"in the band from {self.size}: {error}") from None
+
+    def flat(self) -> dict[str, Any]:
+        """List it as in a TOML file; `Band(**flat)` takes it back."""
+        named = {} if self.strategy is None else {"strategy": self.strategy}
+        return {"size": self.size, **named, **self.settings}
+
+    def __repr__(self) -> str:
+        named = () if self.strategy is None else (repr(self.strategy),)
+        given = (f"{key}={value!r}" for key, value in self.settings.items())
+        return f"Band({', '.join((repr(self.size), *named, *given))})"
+
+
+class _Fixed(Mapping[str, Setting]):
+    """A mapping that cannot be changed and, unlike a proxy, can be hashed, copied and pickled."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, Setting]) -> None:
+        self._items = dict(items)
+
+    def __getitem__(self, key: str) -> Setting:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+
+_BY_SIZE: Final = (
+    Band(2, "round_robin"),
+    Band(6, "priority"),
+    Band(16, "load_balanced"),
+    Band(50, "adaptive"),
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """Who is next when several could start."""
+    """Who is next when several could start.
 
-    strategy: Literal["round_robin"] = "round_robin"
-    """`round_robin`: among the senders of a group, whoever was served least recently. Default
-    `round_robin`.
+    The first four settings make the score of a batch, in points: one point is one call, so a batch
+    with three points more may overtake three turns.
+    """
+
+    real_time: float = 0.5
+    """Points for a batch with a message that was pushed with `real_time=True`. Raise it above 1 to
+    let such messages overtake turns; the others then wait longer. Default 0.5: it decides between
+    equals.
+    """
+
+    back_to_back: float = 0.3
+    """Points for a batch with a back-to-back message. Raise it where who is in the middle of
+    something should be answered first. Default 0.3.
+    """
+
+    burst: float = 0.15
+    """Points for a batch with a message that is part of a burst. Make it negative to let those who
+    write much wait. Default 0.15.
+    """
+
+    sender: float = 1.0
+    """Points for each unit of the sender's weight (`set_sender`; 0 unless set). Change it to scale
+    all weights at once; 0 ignores them. Default 1.
+    """
+
+    aging: float = 0.1
+    """Points a second that a waiting batch gains where the strategy is `priority`. Raise it to let
+    patience count for more than score; 0 lets whoever scores lower wait for ever. Default 0.1: ten
+    seconds are one call.
+    """
+
+    strategy: Strategy | None = None
+    """Who is next among the senders of a group. `round_robin`: whoever had the fewest calls;
+    `priority`: the highest score, with `aging`; `load_balanced`: whoever took the least time of the
+    handler; `adaptive`: as `round_robin`, but calls cost more for who writes more than others, so
+    that a flooder cannot hold the room. Set it where one should hold at every size. Default none:
+    by size, see `bands`.
+    """
+
+    bands: tuple[Band, ...] = _BY_SIZE
+    """What depends on the size of a group, by ascending size; see `Band`. Give your own to change
+    settings or strategies of big rooms; a room then changes its ways while it grows. They go before
+    the settings of the queue, its `strategy` included. The default ones only name strategies, which
+    hold while neither `strategy` nor a band of yours names one; below the first band, and without
+    any, it is `round_robin`. Default: `round_robin` from 2, `priority` from 6, `load_balanced` from
+    16, `adaptive` from 50.
+    """
+
+    size_by: Literal["active", "members"] = "active"
+    """What the size of a group is. `active`: the senders of the last `size_window_s`; `members`:
+    what `set_members` said. Rooms often have hundreds of members and two who talk. Default
+    `active`.
+    """
+
+    size_window_s: float = 600.0
+    """How long a sender counts as active. Lower it to follow the ups and downs of a room; senders
+    are remembered for so long. Default 600.
+    """
+
+    fair_by: Literal["calls", "time"] = "calls"
+    """What groups share evenly: `calls`, or the `time` of the handler. Take `time` where some rooms
+    have much longer calls than others. Default `calls`.
+    """
+
+    weight: float = 1.0
+    """Share of a group among the groups: one of weight 2 gets twice the calls of one of weight 1
+    while both want more than they get. Raise it for groups that pay. Default 1.
     """
 
     def __post_init__(self) -> None:
-        _checks.choice(self, "strategy", later=("priority", "load_balanced", "adaptive"))
+        _checks.between(
+            self,
+            *("real_time", "back_to_back", "burst", "sender"),
+            least=-_MOST_POINTS,
+            most=_MOST_POINTS,
+            what="points",
+        )
+        _checks.between(self, "aging", least=0, most=_MOST_POINTS, what="points a second")
+        _checks.choice(self, "strategy", none="to go by the size of the group")
+        _checks.put(self, "bands", _ascending(self.bands))
+        _checks.choice(self, "size_by", "fair_by")
+        _checks.seconds(self, "size_window_s")
+        _checks.between(
+            self, "weight", least=0.001, most=1000, what="a share", hint="1 is an even share"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,20 +368,33 @@ class Limits:
     bears; what is due then waits for a slot. Default none.
     """
 
+    rate_per_group: float | tuple[float, float] | None = None
+    """Calls of one group a second, or a pair of that and a burst: how many may start at once after
+    a rest (1 unless given). Set it where a room must not be flooded with answers; what is due then
+    waits for its turn. Kept as a pair. Default none.
+    """
+
+    rate: float | tuple[float, float] | None = None
+    """Calls a second in all, or a pair of that and a burst. Set it to what the provider behind the
+    handler allows; what is due then waits. Kept as a pair. Default none.
+    """
+
     capacity_per_group: int | None = None
-    """Messages of one group that may wait for their first call; one more is refused with
-    `QueueFull`. Set it so that a flood in one room cannot fill the memory. Default none.
+    """Messages of one group that may wait for their first call; what happens to one more says
+    `overflow`. Set it so that a flood in one room cannot fill the memory. Default none.
     """
 
     capacity: int | None = None
-    """Messages of all groups together that may wait for their first call; one more is refused with
-    `QueueFull`. Set it to what memory bears, at some 50 bytes a message and
-    its payload. Default none.
+    """Messages of all groups together that may wait for their first call; one more is always
+    refused with `QueueFull`. Set it to what memory bears, at some 50 bytes a message and its
+    payload. Default none.
     """
 
-    overflow: Literal["refuse"] = "refuse"
-    """What happens to a message beyond `capacity_per_group`. `refuse`: `QueueFull` is raised, and
-    the message is not accepted. Default `refuse`.
+    overflow: Literal["refuse", "drop_newest", "drop_oldest"] = "refuse"
+    """What happens beyond `capacity_per_group`. `refuse`: `QueueFull` is raised, and the message is
+    not accepted; `drop_newest`: it is accepted and ends at once as `evicted`; `drop_oldest`: the
+    oldest that wait end so, before the next call starts. Drop where a late answer is worth nothing.
+    Default `refuse`.
     """
 
     dedup_s: float = 0.0
@@ -186,17 +408,42 @@ class Limits:
     and counted. Raise it for busy groups with a long `dedup_s`. Default 10,000.
     """
 
+    ttl_s: float | None = None
+    """How long a message may wait for its first call; later it ends as `expired`, unless its own
+    `ttl_s` says otherwise. Set it to the time after which an answer would be odd. Default none.
+    """
+
+    context_limit: int = 50
+    """Messages that a group's context holds for its next call (`context=True`: listened to, no call
+    of their own); beyond it the oldest are evicted. Set it to what a prompt can hold; 0 keeps none.
+    Default 50.
+    """
+
+    context_ttl_s: float = 3600.0
+    """How long a message stays in the context before it ends as `expired`. Lower it where talk
+    moves on quickly; `inf` keeps it until the group's next call. Default 3600.
+    """
+
+    max_bypass: int = 64
+    """Messages pushed with `bypass=True` that may be there at once, in all groups; one more is
+    refused with `QueueFull`. They run beside all other limits, so set it to what the machine bears
+    on top of them. Default 64.
+    """
+
     idle_group_s: float = 600.0
     """A group without messages, calls and pause is forgotten after this time, at the earliest after
-    `burst_s`. Lower it when groups come and go by the million; `inf` keeps them all, at up to 250
-    bytes each. Default 600.
+    `burst_s` and `size_window_s`. Lower it, and them, when groups come and go by the million;
+    `inf` keeps them all, at up to 250 bytes each. Default 600.
     """
 
     def __post_init__(self) -> None:
-        _checks.count(self, "max_concurrent_per_group", "dedup_limit")
+        _checks.count(self, "max_concurrent_per_group", "dedup_limit", "max_bypass")
+        _checks.count(self, "context_limit", least=0)
         _checks.count(self, "max_concurrent", "capacity_per_group", "capacity", optional=True)
-        _checks.choice(self, "overflow", later=("drop_newest", "drop_oldest"))
-        _checks.seconds(self, "dedup_s", "idle_group_s", endless=True)
+        _checks.rate(self, "rate_per_group", "rate")
+        _checks.choice(self, "overflow")
+        _checks.seconds(self, "dedup_s", "context_ttl_s", "idle_group_s", endless=True)
+        _checks.seconds(self, "ttl_s", optional=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,6 +476,8 @@ class Config:
                     f"{name}={show(value)}: must be a {part.__name__}; "
                     "for single settings use Config.of(...)"
                 )
+        for band in self.order.bands:
+            self._check(band)
 
     @classmethod
     def of(cls, **settings: Any) -> Config:
@@ -237,10 +486,7 @@ class Config:
         Raises:
             ConfigError: A setting is unknown, has a wrong value, or contradicts another.
         """
-        flat: dict[str, dict[str, Any]] = {name: {} for name in _PARTS}
-        for key, value in settings.items():
-            flat[_part_of(key)][key] = value
-        return cls(**{name: part(**flat[name]) for name, part in _PARTS.items()})
+        return cls(**_parts(settings))
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | Mapping[str, Any]) -> Config:
@@ -251,6 +497,10 @@ class Config:
             quiet_s = 2.0
             [limits]
             max_concurrent = 20
+            rate = [5, 10]
+            [[order.bands]]
+            size = 50
+            max_batch = 20
 
         Leave out what has no limit; the text "none" says so explicitly.
 
@@ -267,7 +517,8 @@ class Config:
     def from_env(cls, prefix: str = "CHINWAG_", environ: Mapping[str, str] | None = None) -> Config:
         """Read settings from environment variables such as `CHINWAG_QUIET_S=2`.
 
-        Truth values are written `true` or `false`, a limit that is not there `none`.
+        Truth values are written `true` or `false`, a limit that is not there `none`, a rate with a
+        burst `5, 10`, and bands as in a TOML file: `[{size = 50, max_batch = 20}]`.
 
         Args:
             prefix: Every variable that begins with it must be a setting.
@@ -291,12 +542,23 @@ class Config:
             raise ConfigError(f"environment variables {prefix}*: {error}") from None
 
     def flat(self) -> dict[str, Setting]:
-        """List all settings by name, defaults included; `Config.of` takes them back."""
-        return {
+        """List all settings by name as plain data, defaults included; `Config.of` takes it back."""
+        listed = {
             item.name: getattr(getattr(self, name), item.name)
             for name, part in _PARTS.items()
             for item in fields(part)
         }
+        return listed | {"bands": tuple(band.flat() for band in self.order.bands)}
+
+    def _check(self, band: Band) -> None:
+        """Check what a band says against the settings that it leaves as they are."""
+        try:
+            for name, part in _PARTS.items():
+                names = part.__dataclass_fields__
+                if held := {key: v for key, v in band.settings.items() if key in names}:
+                    replace(getattr(self, name), **held)
+        except ConfigError as error:
+            raise ConfigError(f"in the band from {band.size}: {error}") from None
 
 
 def read(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Setting]:
@@ -328,18 +590,44 @@ def parse(key: str, text: str) -> Setting:
         ConfigError: The setting is unknown, or the text cannot be its value.
     """
     kind = get_type_hints(_PARTS[_part_of(key)])[key]
+    kinds = {kind, *get_args(kind)}
     word = text.strip().lower()
-    if type(None) in get_args(kind) and word in ("none", ""):
+    if type(None) in kinds and word in ("none", ""):
         return None
-    if kind is bool:
+    if Band in kinds:
+        return _bands_in(key, text)
+    if bool in kinds:
         if word in _TRUTH:
             return _TRUTH[word]
         raise ConfigError(f"{key}={show(text)}: must be true or false")
-    if kind is int or int in get_args(kind):
+    if tuple[float, float] in kinds and "," in word:
+        per_second, burst = _pair_in(key, text)
+        return per_second, burst
+    if int in kinds:
         return _number(key, text, int, "a whole number")
-    if kind is float or float in get_args(kind):
+    if float in kinds:
         return _number(key, text, float, "a number")
     return text.strip()
+
+
+def _bands_in(key: str, text: str) -> tuple[Mapping[str, Any], ...]:
+    """Read bands from a text as it would stand in a TOML file."""
+    with contextlib.suppress(tomllib.TOMLDecodeError):
+        read = tomllib.loads(f"{key} = {text}")
+        bands = _without_none(read.pop(key))
+        if not read and isinstance(bands, list):
+            return tuple(bands)
+    raise ConfigError(
+        f"{key}={show(text)}: must be written as in a TOML file, "
+        """such as [{size = 50, strategy = "adaptive", max_batch = 20}]"""
+    )
+
+
+def _pair_in(key: str, text: str) -> list[float]:
+    numbers = text.strip().strip("[()]").split(",")
+    if len(numbers) != 2:
+        raise ConfigError(f"{key}={show(text)}: must be a number, or two as in 5, 10")
+    return [_number(key, number, float, "a number, or two as in 5, 10") for number in numbers]
 
 
 def _number(key: str, text: str, kind: type[int] | type[float], noun: str) -> float:
@@ -352,6 +640,14 @@ def _number(key: str, text: str, kind: type[int] | type[float], noun: str) -> fl
 def _in(source: str | os.PathLike[str] | Mapping[str, Any], error: ConfigError) -> ConfigError:
     place = "" if isinstance(source, Mapping) else f"{os.fspath(source)}: "
     return ConfigError(f"{place}{error}")
+
+
+def _parts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Make all parts, with these settings wherever they belong."""
+    flat: dict[str, dict[str, Any]] = {name: {} for name in _PARTS}
+    for key, value in settings.items():
+        flat[_part_of(key)][key] = value
+    return {name: part(**flat[name]) for name, part in _PARTS.items()}
 
 
 def _part_of(key: str) -> str:
@@ -376,15 +672,22 @@ def _flattened(source: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in _entries(source):
         if key in flat:
             raise ConfigError(f"{key} is given twice, at the top and in its section; keep one")
-        # TOML has no null.
-        none = isinstance(value, str) and value.strip().lower() == "none"
-        flat[key] = None if none else value
+        flat[key] = _without_none(value)
     return flat
+
+
+def _without_none(value: Any) -> Any:
+    """Read "none" as None, also inside bands: TOML has no null."""
+    if isinstance(value, list):
+        return [_without_none(inner) for inner in value]
+    if isinstance(value, Mapping):
+        return {key: _without_none(inner) for key, inner in value.items()}
+    return None if isinstance(value, str) and value.strip().lower() == "none" else value
 
 
 def _entries(source: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in source.items():
-        if not isinstance(value, Mapping):
+        if not isinstance(value, Mapping) or name == "bands":
             yield name, value
             continue
         if name not in _PARTS:
@@ -395,9 +698,70 @@ def _entries(source: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, inner
 
 
+def _ascending(bands: Any) -> tuple[Band, ...]:
+    if not isinstance(bands, list | tuple):
+        raise ConfigError(
+            f"bands={show(bands)}: must be a list such as [Band(50, 'adaptive', max_batch=20)]; "
+            "in a TOML file each is a table [[order.bands]]"
+        )
+    made = tuple(_band(band) for band in bands)
+    for below, above in pairwise(made):
+        if above.size <= below.size:
+            raise ConfigError(
+                f"bands: {above.size} comes after {below.size}; "
+                "give them by ascending size, each size once"
+            )
+    return made
+
+
+def _band(given: Any) -> Band:
+    if isinstance(given, Band):
+        return given
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"bands: {show(given)} is none; give a Band, or a mapping with its size")
+    rest = dict(given)
+    if "size" not in rest:
+        raise ConfigError(
+            f"bands: {show(rest)} has no size; give the size of a group from which it holds"
+        )
+    return Band(rest.pop("size"), rest.pop("strategy", None), settings=rest)
+
+
+def _for_a_band(settings: Mapping[str, Any]) -> dict[str, Setting]:
+    """Check the settings of a band by themselves; list them in the order of the configuration."""
+    for key in settings:
+        _part_of(key)
+        if key == "strategy":
+            raise ConfigError("strategy is no setting among others here; give it beside the size")
+        if key in _OF_THE_QUEUE:
+            raise ConfigError(
+                f"{key} is a setting of the whole queue and cannot depend on the size of a group; "
+                "give it beside the bands"
+            )
+        if key in _AT_EVERY_SIZE:
+            raise ConfigError(
+                f"{key} cannot depend on the size of a group; give it for the queue or for a group"
+            )
+    parts = _parts(settings)
+    return {key: getattr(parts[_part_of(key)], key) for key in _keys() if key in settings}
+
+
 _PARTS: Final[Mapping[str, type[Any]]] = MappingProxyType(
     {"window": Window, "busy": Busy, "order": Order, "limits": Limits, "retry": Retry}
 )
+
+_OF_THE_QUEUE: Final = frozenset(
+    {
+        *("cancel_grace_s", "bands", "size_by", "size_window_s", "fair_by"),
+        *("max_concurrent", "rate", "capacity", "max_bypass", "idle_group_s", "close_timeout_s"),
+    }
+)
+
+# What changes with the lanes, and the memory of ids, cannot come and go with a sender.
+_AT_EVERY_SIZE: Final = frozenset({"lanes", "dedup_s", "dedup_limit"})
+
+# So that each counts in millionths in 64 bits.
+_MOST_POINTS: Final = 1e12
 
 _TRUTH = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),

@@ -662,3 +662,178 @@ def test_a_band_may_contradict_what_it_leaves_as_it_is() -> None:
     assert refusal(lanes="message", bands=[Band(8, keep="latest")]).startswith(
         "in the band from 8: keep='latest' with lanes='message'"
     )
+
+
+# What holds in a group.
+
+
+def steps(config: Config, **group: Any) -> list[tuple[int, str]]:
+    profile = config.profile(group)
+    return [(0, profile["strategy"]), *((size, name) for size, name, _ in profile["bands"])]
+
+
+def held(config: Config, key: str, **group: Any) -> list[object]:
+    profile = config.profile(group)
+    return [profile["settings"][key], *(settings[key] for _, _, settings in profile["bands"])]
+
+
+def test_a_profile_is_plain_and_complete() -> None:
+    profile = Config.of(bands=[Band(8, "priority", max_batch=3)]).profile()
+
+    base = Config().flat()
+    del base["strategy"], base["bands"]
+    assert profile == {
+        "settings": base,
+        "strategy": "round_robin",
+        "bands": [(8, "priority", {**base, "max_batch": 3})],
+    }
+
+
+def test_unless_given_the_strategy_goes_by_size() -> None:
+    assert steps(Config()) == [(0, "round_robin"), *BY_SIZE]
+
+
+def test_a_strategy_holds_at_every_size() -> None:
+    assert steps(Config.of(strategy="priority")) == [(0, "priority")]
+
+
+def test_own_bands_replace_the_default_ones() -> None:
+    assert steps(Config.of(bands=[Band(9, "adaptive")])) == [(0, "round_robin"), (9, "adaptive")]
+    assert steps(Config.of(bands=[])) == [(0, "round_robin")]
+
+
+def test_own_bands_go_before_the_strategy_of_the_queue() -> None:
+    config = Config.of(strategy="priority", bands=[Band(9, "adaptive"), Band(20, max_batch=3)])
+
+    assert steps(config) == [(0, "priority"), (9, "adaptive"), (20, "priority")]
+
+
+def test_a_band_without_a_strategy_has_that_of_the_band_below() -> None:
+    config = Config.of(bands=[Band(4, max_batch=2), Band(9, "adaptive"), Band(20, max_batch=3)])
+
+    assert steps(config) == [
+        (0, "round_robin"),
+        (4, "round_robin"),
+        (9, "adaptive"),
+        (20, "adaptive"),
+    ]
+
+
+def test_bands_that_name_no_strategy_leave_it_by_size() -> None:
+    """Who wants larger batches in large rooms has said nothing about who is next."""
+    config = Config.of(bands=[Band(10, max_batch=3), Band(50, max_batch=9)])
+
+    assert steps(config) == [
+        (0, "round_robin"),
+        (2, "round_robin"),
+        (6, "priority"),
+        (10, "priority"),
+        (16, "load_balanced"),
+        (50, "adaptive"),
+    ]
+    assert held(config, "max_batch") == [None, None, None, 3, 3, 9]
+
+
+def test_bands_do_not_add_up() -> None:
+    config = Config.of(quiet_s=1, bands=[Band(5, quiet_s=2), Band(9, "adaptive", max_batch=3)])
+
+    assert held(config, "quiet_s") == [1.0, 2.0, 1.0]
+    assert held(config, "max_batch") == [None, None, 3]
+
+
+def test_a_group_goes_before_the_bands() -> None:
+    config = Config.of(quiet_s=1, bands=[Band(5, "adaptive", quiet_s=2, max_batch=3)])
+
+    assert held(config, "quiet_s", quiet_s=7) == [7.0, 7.0]
+    assert held(config, "max_batch", quiet_s=7) == [None, 3]
+    assert steps(config, quiet_s=7) == [(0, "round_robin"), (5, "adaptive")]
+
+
+def test_the_strategy_of_a_group_holds_in_all_bands() -> None:
+    config = Config.of(bands=[Band(5, "adaptive", max_batch=3)])
+
+    assert steps(config, strategy="priority") == [(0, "priority"), (5, "priority")]
+    assert steps(Config(), strategy="priority") == [(0, "priority")]
+
+
+def test_a_group_may_go_by_size_again() -> None:
+    assert steps(Config.of(strategy="priority"), strategy=None) == [(0, "round_robin"), *BY_SIZE]
+
+
+def test_a_group_has_a_config_of_its_own() -> None:
+    config = Config.of(capacity=9, bands=[Band(5, "adaptive", quiet_s=2, max_batch=3)])
+
+    assert config.for_group(quiet_s=7, weight=2) == Config.of(
+        capacity=9, quiet_s=7, weight=2, bands=[Band(5, "adaptive", max_batch=3)]
+    )
+    assert config.for_group() == config
+    assert config.for_group(max_batch=2).profile() == config.profile({"max_batch": 2})
+
+
+def test_an_unknown_setting_of_a_group_names_its_nearest() -> None:
+    with pytest.raises(ConfigError, match="unknown setting 'quite_s'; did you mean 'quiet_s'"):
+        Config().for_group(quite_s=2)
+
+
+@pytest.mark.parametrize("key", OF_THE_QUEUE)
+def test_a_group_sets_nothing_of_the_whole_queue(key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config().for_group(**{key: OF_THE_QUEUE[key]})
+
+    assert str(caught.value) == (
+        f"{key} is a setting of the whole queue and cannot be set for a group; "
+        f"give it to the queue: Queue(..., {key}=...)"
+    )
+
+
+@pytest.mark.parametrize("key", sorted(Config().flat().keys() - OF_THE_QUEUE.keys()))
+def test_every_other_setting_may_be_of_a_group(key: str) -> None:
+    assert Config().for_group(**{key: Config().flat()[key]}) == Config()
+
+
+def test_a_group_may_contradict_the_queue_or_a_band() -> None:
+    config = Config.of(max_batch=4, bands=[Band(8, max_batch=2)])
+
+    with pytest.raises(ConfigError, match=r"^min_batch=5 is above max_batch=4"):
+        config.profile({"min_batch": 5})
+    with pytest.raises(ConfigError, match=r"^in the band from 8: min_batch=3 is above max_batch=2"):
+        config.profile({"min_batch": 3})
+
+
+def test_a_value_says_where_it_comes_from() -> None:
+    config = Config.of(
+        quiet_s=1, max_gap_s=9, bands=[Band(5, "adaptive", max_batch=3, max_gap_s=8), Band(9)]
+    )
+
+    sources = config.sources({"quiet_s": 7, "ttl_s": None}, size=6)
+
+    assert sources.keys() == Config().flat().keys() - {"bands"}
+    assert {key: source for key, source in sources.items() if source.source != "default"} == {
+        "quiet_s": (7.0, "group"),
+        "ttl_s": (None, "group"),
+        "max_gap_s": (8.0, "band 5"),
+        "max_batch": (3, "band 5"),
+        "strategy": ("adaptive", "band 5"),
+    }
+    assert config.sources(size=4)["max_gap_s"] == (9.0, "queue")
+    assert config.sources(size=9)["max_gap_s"] == (9.0, "queue")
+    assert config.sources(size=9)["strategy"] == ("adaptive", "band 5")
+
+
+@pytest.mark.parametrize(
+    ("settings", "group", "size", "told"),
+    [
+        ({}, {}, 0, ("round_robin", "default")),
+        ({}, {}, 5, ("round_robin", "band 2")),
+        ({}, {}, 16, ("load_balanced", "band 16")),
+        ({"strategy": "priority"}, {}, 16, ("priority", "queue")),
+        ({"strategy": "priority"}, {"strategy": "adaptive"}, 16, ("adaptive", "group")),
+        ({"strategy": "priority"}, {"strategy": None}, 16, ("load_balanced", "band 16")),
+        ({"bands": [Band(3, max_batch=3)]}, {}, 7, ("priority", "band 6")),
+        ({"bands": [Band(3, "adaptive")]}, {"strategy": "priority"}, 7, ("priority", "group")),
+    ],
+)
+def test_a_strategy_says_where_it_comes_from(
+    settings: dict[str, Any], group: dict[str, Any], size: int, told: tuple[str, str]
+) -> None:
+    assert Config.of(**settings).sources(group, size)["strategy"] == told

@@ -3,6 +3,9 @@
 The names of the fields are unique over all five parts, so settings are written flat wherever that
 is shorter: `Queue(reply, quiet_s=2)`, `Config.of(quiet_s=2)`, a TOML file, the environment.
 Durations are seconds.
+
+A setting has the value given for the group, or else that of the band for its size, or else the
+queue's, or else the default. `Config.profile` works that out, `Config.sources` says why.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from typing import (
     Any,
     Final,
     Literal,
+    NamedTuple,
     TypeAlias,
+    TypedDict,
     get_args,
     get_type_hints,
 )
@@ -34,8 +39,10 @@ __all__ = [
     "Band",
     "Busy",
     "Config",
+    "Effective",
     "Limits",
     "Order",
+    "Profile",
     "Retry",
     "Setting",
     "Strategy",
@@ -459,6 +466,28 @@ class Retry:
         _checks.seconds(self, "close_timeout_s", endless=True)
 
 
+class Effective(NamedTuple):
+    """The value of a setting that holds, and where it comes from."""
+
+    value: Setting
+    """As in `Config.flat`, but `strategy` is always the one in force."""
+    source: str
+    """`default`, `queue`, `band 50` (the one from that size), or `group`. What the queue sets to
+    its default is `default`.
+    """
+
+
+class Profile(TypedDict):
+    """All that holds in a group, as the engine takes it: every setting, at every size."""
+
+    settings: dict[str, Setting]
+    """Those below the first band, without `strategy` and `bands`."""
+    strategy: Strategy
+    """That below the first band."""
+    bands: list[tuple[int, Strategy, dict[str, Setting]]]
+    """From which size, who is next, and all settings from there on; by ascending size."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """All settings of a queue."""
@@ -549,6 +578,75 @@ class Config:
             for item in fields(part)
         }
         return listed | {"bands": tuple(band.flat() for band in self.order.bands)}
+
+    def for_group(self, **settings: Any) -> Config:
+        """Make the configuration of a group for which some settings have been given.
+
+        They go before those of the queue and of its bands, so they hold at every size.
+
+        Raises:
+            ConfigError: A setting is unknown, has a wrong value, contradicts another, or is one of
+                the whole queue.
+        """
+        for key in settings:
+            _part_of(key)
+            if key in _OF_THE_QUEUE:
+                raise ConfigError(
+                    f"{key} is a setting of the whole queue and cannot be set for a group; "
+                    f"give it to the queue: Queue(..., {key}=...)"
+                )
+        bands = self.order.bands
+        if bands != _BY_SIZE:
+            bands = tuple(_without(band, settings) for band in bands)
+        return Config.of(**{**self.flat(), **settings, "bands": bands})
+
+    def profile(self, group_settings: Mapping[str, Any] = MappingProxyType({})) -> Profile:
+        """Work out what holds in a group at every size, as plain data for the engine.
+
+        Args:
+            group_settings: What has been given for that group; see `for_group`.
+
+        Raises:
+            ConfigError: As `for_group`.
+        """
+        config = self.for_group(**group_settings) if group_settings else self
+        settings = config.flat()
+        del settings["strategy"], settings["bands"]
+        first, *steps = _steps(config.order)
+        return {
+            "settings": settings,
+            "strategy": first.strategy,
+            "bands": [(at.size, at.strategy, settings | dict(at.settings)) for at in steps],
+        }
+
+    def sources(
+        self, group_settings: Mapping[str, Any] = MappingProxyType({}), size: int = 0
+    ) -> dict[str, Effective]:
+        """Say of every setting which value holds in a group, and where it comes from.
+
+        Args:
+            group_settings: What has been given for that group; see `for_group`.
+            size: That of the group, or that from which the band holds that it is in. 0 is below
+                the first band.
+
+        Raises:
+            ConfigError: As `for_group`.
+        """
+        config, defaults = self.for_group(**group_settings), Config().flat()
+        settings = config.flat()
+        *_, step = (step for step in _steps(config.order) if step.size <= size)
+        values = settings | dict(step.settings) | {"strategy": step.strategy}
+        bands = dict.fromkeys(step.settings, step.set_from) | {"strategy": step.named_from}
+        del values["bands"]
+
+        def source(key: str) -> str:
+            if band := bands.get(key):
+                return f"band {band}"
+            if key in group_settings:
+                return "group"
+            return "default" if settings[key] == defaults[key] else "queue"
+
+        return {key: Effective(value, source(key)) for key, value in values.items()}
 
     def _check(self, band: Band) -> None:
         """Check what a band says against the settings that it leaves as they are."""
@@ -744,6 +842,44 @@ def _for_a_band(settings: Mapping[str, Any]) -> dict[str, Setting]:
             )
     parts = _parts(settings)
     return {key: getattr(parts[_part_of(key)], key) for key in _keys() if key in settings}
+
+
+def _without(band: Band, settings: Mapping[str, Any]) -> Band:
+    """Take out of a band what a group has settings of its own for."""
+    strategy = None if settings.get("strategy") else band.strategy
+    rest = {key: value for key, value in band.settings.items() if key not in settings}
+    return Band(band.size, strategy, settings=rest)
+
+
+class _Step(NamedTuple):
+    """What holds from a size on, and which bands say so (0 for none)."""
+
+    size: int
+    strategy: Strategy
+    named_from: int
+    settings: Mapping[str, Setting]
+    set_from: int
+
+
+def _steps(order: Order) -> list[_Step]:
+    """List what holds below the first band, and what from each band on."""
+    own = {band.size: band for band in order.bands}
+    naming = own
+    if order.strategy is not None:
+        own = naming = {} if order.bands == _BY_SIZE else own
+    elif own and not any(band.strategy for band in order.bands):
+        naming = {band.size: band for band in _BY_SIZE}
+    steps = [_Step(0, order.strategy or "round_robin", 0, MappingProxyType({}), 0)]
+    for size in sorted({*own, *naming}):
+        _, strategy, named_from, settings, set_from = steps[-1]
+        if size in own:
+            settings, set_from = own[size].settings, size
+        if size in naming and (named := naming[size].strategy):
+            strategy, named_from = named, size
+        elif order.strategy is not None:
+            strategy, named_from = order.strategy, 0
+        steps.append(_Step(size, strategy, named_from, settings, set_from))
+    return steps
 
 
 _PARTS: Final[Mapping[str, type[Any]]] = MappingProxyType(

@@ -218,6 +218,14 @@ impl<P> Engine<P> {
         })
     }
 
+    /// Calls that have started and not ended, in no particular order.
+    pub fn calls(&self) -> impl Iterator<Item = LeaseId> {
+        self.leases.iter().map(|(slot, lease)| LeaseId {
+            slot,
+            generation: lease.generation,
+        })
+    }
+
     /// Starts the batch that goes first, if one may.
     pub(crate) fn start(&mut self, out: &mut Outbox<P>) -> Option<LeaseId> {
         if let Some(lease) = self.start_bypass(out) {

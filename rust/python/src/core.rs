@@ -324,6 +324,27 @@ impl Core {
         self.inner()?.operate(py, Engine::abandon)
     }
 
+    /// Ends the calls of all batches but these: nobody has theirs any more. Returns how many.
+    fn _abandon_calls(&self, py: Python<'_>, kept: Vec<Bound<'_, Batch>>) -> PyResult<usize> {
+        let kept: std::collections::HashSet<_> =
+            kept.iter().map(|batch| batch.get().lease_id()).collect();
+        let inner = self.inner()?;
+        let now = inner.clock.now();
+        let mut out = Outbox::default();
+        let lost = {
+            let mut scheduler = lock(&inner.scheduler);
+            let calls = scheduler.engine.calls();
+            let lost: Vec<_> = calls.filter(|lease| !kept.contains(lease)).collect();
+            for &lease in &lost {
+                scheduler.end(|engine| engine.abandon_call(now, lease, &mut out));
+            }
+            scheduler.keep_events(&mut out);
+            lost.len()
+        };
+        inner.receipts.end(py, &out.ended, None)?;
+        Ok(lost)
+    }
+
     /// The loop was closed before the queue.
     fn _lose(&self) -> PyResult<()> {
         self.inner()?.life.store(LOOP_LOST, Ordering::Release);

@@ -153,6 +153,19 @@ fn closing_hands_over_what_waits_and_takes_nothing_more() {
 }
 
 #[test]
+fn calls_are_known_from_start_to_end() {
+    let mut world = World::new(Settings::default());
+    world.push(0.0, "ann", "a");
+    world.push(0.0, "bob", "b");
+    let started = world.poll(0.0);
+    let known = |world: &World| world.engine.calls().collect::<Vec<_>>();
+
+    assert_eq!(known(&world), [started[0].lease, started[1].lease]);
+    world.done(1.0, &started[0]).expect("it ran");
+    assert_eq!(known(&world), [started[1].lease]);
+}
+
+#[test]
 fn a_fenced_call_changes_nothing_any_more() {
     let mut world = World::new(Settings::default());
     world.push(0.0, "ann", "a");

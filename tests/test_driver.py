@@ -403,6 +403,70 @@ def test_an_interrupt_in_a_handler_stops_the_program(
     assert "destroyed" not in caplog.text
 
 
+def interrupt_after(where: str, queue: Queue[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise as a signal handler may: when a batch has been handed out and nobody has it yet."""
+    owner = queue._driver if where == "done" else queue
+    hand_out: Callable[..., Any] = getattr(owner, where)
+    interrupted = False
+
+    def interrupt(*args: Any) -> Any:
+        nonlocal interrupted
+        batch = hand_out(*args)
+        if batch and not interrupted:
+            interrupted = True
+            raise KeyboardInterrupt
+        return batch
+
+    monkeypatch.setattr(owner, where, interrupt)
+
+
+@pytest.mark.parametrize("kind", REAL_LOOPS)
+@pytest.mark.parametrize("where", ["_next", "done"])
+def test_an_interrupt_between_calls_loses_no_message(
+    kind: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = Queue[str](RecordingHandler[str](), max_batch=1)
+
+    async def main() -> None:
+        async with queue:
+            interrupt_after(where, queue, monkeypatch)
+            for _ in range(3):
+                queue.put_nowait("room", "ann", "hello")
+            await asyncio.Event().wait()
+
+    with pytest.raises(KeyboardInterrupt), asyncio.Runner(loop_factory=lambda: new_loop(kind)) as r:
+        r.run(main())
+
+    ledger = queue.check()
+    assert (ledger.accepted, ledger.waiting, ledger.running) == (3, 0, 0)
+
+
+@pytest.mark.parametrize("verb", ["join", "aclose"])
+@pytest.mark.parametrize("where", ["_next", "done"])
+def test_a_loop_that_goes_on_after_an_interrupt_waits_for_nobody(
+    where: str, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = Queue[str](RecordingHandler[str](), max_batch=1)
+
+    async def main() -> None:
+        await queue.start()
+        interrupt_after(where, queue, monkeypatch)
+        for _ in range(5):
+            queue.put_nowait("room", "ann", "hello")
+        await asyncio.Event().wait()
+
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(main())
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(task)
+        runner.run(asyncio.wait_for(getattr(queue, verb)(), 10))  # closing alone waits for longer
+        ledger = queue.check()
+        runner.run(queue.aclose())
+
+    assert (ledger.waiting, ledger.running, ledger.abandoned, ledger.done) == (0, 0, 1, 4)
+
+
 def test_a_failure_that_nobody_sees_is_logged_once(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:

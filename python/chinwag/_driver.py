@@ -205,6 +205,7 @@ class Driver:
         """Wait for the end, and bring it about in a task that no caller's cancellation reaches."""
         try:
             drain, timeout_s = await self._asked
+            self._end_lost_calls()
             await self._close(drain=drain, timeout_s=timeout_s)
         except BaseException:
             if self._asked.cancelled():
@@ -269,6 +270,15 @@ class Driver:
         for batch in returned:
             self.core._end(batch, "closed", None)
 
+    def _end_lost_calls(self) -> None:
+        """End the calls of batches that nobody has.
+
+        What a signal handler raises can come between the engine, which has handed out a batch, and
+        the runner that was to make the call. Not while a runner is at work.
+        """
+        held = [runner.batch for runner in self._runners if runner.batch]
+        self.core._abandon_calls([*held, *self._returned])
+
     def _fence(self) -> None:
         """Take the leases of calls that have not ended: what they still do counts for nothing."""
         for runner in tuple(self._runners):
@@ -299,6 +309,7 @@ class Driver:
     def _finish(self) -> None:
         """Let go of everything but fenced calls."""
         _started.discard(self)
+        self.core._abandon_calls([])
         self.core._detach()
         for handle in (self._timer, self._next_turn):
             if handle is not None:
@@ -353,6 +364,16 @@ class Driver:
         """Hand out what may start now, or rest."""
         if self._closed.done():
             return
+        try:
+            self._hand_out()
+        except BaseException:
+            # Raised by a signal handler, in the middle of anything.
+            self._end_lost_calls()
+            self.promote()
+            raise
+        self._listeners.tell()
+
+    def _hand_out(self) -> None:
         # If the last batch handed out is still being handled, its handler has suspended, and so
         # will more of them. Otherwise one runner is enough for all.
         held_up = self._latest is not None and self._latest.batch
@@ -365,7 +386,6 @@ class Driver:
             self._hand(batch)
         else:
             self.promote()
-        self._listeners.tell()
 
     def _hand(self, batch: Batch[Any]) -> None:
         """Give a batch to a runner that waits, or to a new one."""
@@ -402,6 +422,8 @@ class Driver:
                 # Its task was cancelled before it could begin: somebody else's call, then.
                 self._returned.append(runner.batch)
         runner.batch = None
+        if error is not None and not isinstance(error, Exception):
+            self._end_lost_calls()
         if not self._closed.done():
             self._look_for_quiet()
             self.promote()

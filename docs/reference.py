@@ -18,7 +18,7 @@ import griffe
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "chinwag"
-MODULES = ("config", "errors", "events", "stats", "testing")
+MODULES = ("columns", "config", "errors", "events", "explain", "stats", "testing")
 
 Entry: TypeAlias = griffe.Class | griffe.Function | griffe.Attribute
 

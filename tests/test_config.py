@@ -326,7 +326,7 @@ def test_a_rate_is_kept_with_its_burst(key: str, value: Any, kept: object) -> No
     [
         (
             0,
-            "must be from 0.000001 to 1,000,000,000,000 calls a second; leave it out, or None, for",
+            "must be from 0.000001 to 1,000,000 calls a second; leave it out, or None, for",
         ),
         (-1, "must be from 0.000001 to"),
         (math.inf, "must be from 0.000001 to"),

@@ -1,7 +1,7 @@
 """chinwag decides when, in which order and together with what group-chat messages are handled."""
 
 from chinwag._core import Batch, Message, Receipt
-from chinwag.config import Busy, Config, Limits, Order, Retry, Window
+from chinwag.config import Band, Busy, Config, Limits, Order, Retry, Window
 from chinwag.context import Context
 from chinwag.errors import (
     ChinwagError,
@@ -13,9 +13,12 @@ from chinwag.errors import (
     QueueFull,
     Rejected,
 )
+from chinwag.explain import Explanation
+from chinwag.group import Group
 from chinwag.queue import Queue
 
 __all__ = [
+    "Band",
     "Batch",
     "Busy",
     "ChinwagError",
@@ -23,6 +26,8 @@ __all__ = [
     "ConfigError",
     "Context",
     "Dropped",
+    "Explanation",
+    "Group",
     "Imbalance",
     "LeaseLost",
     "Limits",

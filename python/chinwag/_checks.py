@@ -89,15 +89,15 @@ def rate(part: Any, *keys: str) -> None:
                 f"{key}={show(value)}: must be calls a second, or a pair of them and a burst"
             )
         per_second, burst = (_real(key, number, "calls a second") for number in pair)
-        if not _SMALLEST <= per_second <= _LARGEST:
+        if not _SMALLEST <= per_second <= _FASTEST:
             raise ConfigError(
-                f"{key}={show(value)}: must be from {_limit(_SMALLEST)} to {_limit(_LARGEST)} "
+                f"{key}={show(value)}: must be from {_limit(_SMALLEST)} to {_limit(_FASTEST)} "
                 "calls a second; leave it out, or None, for no limit"
             )
-        if not 1 <= burst <= _LARGEST:
+        if not 1 <= burst <= _FASTEST:
             raise ConfigError(
                 f"{key}={show(value)}: its burst, the calls that may start at once after a rest, "
-                f"must be from 1 to {_limit(_LARGEST)}"
+                f"must be from 1 to {_limit(_FASTEST)}"
             )
         put(part, key, (per_second, burst))
 
@@ -178,4 +178,5 @@ def _limit(number: float) -> str:
 _LONGEST_S: Final = 1e9
 _SMALLEST: Final = 1e-6
 _LARGEST: Final = 1e12
+_FASTEST: Final = 1e6
 _BEYOND: Final = 1e300

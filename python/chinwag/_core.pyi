@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeVar, final, overload
 
 from typing_extensions import disjoint_base
 
+from chinwag.config import Profile
 from chinwag.events import Event
 
 __all__ = ["Batch", "Core", "ManualClock", "Message", "Receipt", "histogram_edges"]
@@ -24,7 +25,7 @@ class Core(Generic[_P]):
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Core[_P]: ...
-    def __init__(self, flat: dict[str, Any], clock: ManualClock | None = None) -> None: ...
+    def __init__(self, given: Profile, clock: ManualClock | None = None) -> None: ...
     def __class_getitem__(cls, key: Any) -> GenericAlias: ...
 
     # Pushes: see docs/admission.md
@@ -37,11 +38,17 @@ class Core(Generic[_P]):
         *,
         id: str | None = None,
         at: float | datetime | None = None,
+        real_time: bool = False,
+        rank: float = 0,
         size: float = 1,
         batch_key: str | None = None,
         quiet_s: float | None = None,
         flush: bool = False,
         standalone: bool = False,
+        bypass: bool = False,
+        context: bool = False,
+        ttl_s: float | None = None,
+        delay_s: float | None = None,
     ) -> Receipt:
         """Accept a message and decide when it will be handled.
 
@@ -53,19 +60,29 @@ class Core(Generic[_P]):
             sender: Who wrote it.
             payload: Anything; it is handed over and never looked at.
             id: Its name in its group. While it waits or runs, and for `dedup_s` after its
-                acceptance, another message with this id is refused with reason `duplicate`.
+                acceptance, another message with this id is refused with reason `duplicate`. Not of
+                the form `#<number>`: such ids are given to messages without one.
             at: The platform's time of the message, in epoch seconds or as an aware datetime. Kept
-                and shown, never used.
+                and shown, and used by `keep="latest"` alone.
+            real_time: It gets the points of the setting `real_time`: said by voice, or live.
+            rank: Points of its own; one point is one call, so three of them overtake three turns.
             size: What it takes up of `max_batch`, above 0.
             batch_key: Thread, album: only consecutive messages of one key share a batch.
             quiet_s: Seconds of a quiet period of its own, while it is the last of its window.
             flush: A mention: what waits in its lane is due at once, itself included.
             standalone: It shares its batch with nobody.
+            bypass: A command: it starts at once beside everything, also in a paused group, and
+                takes no slot. At most `max_bypass` of them at once.
+            context: Listening: no call of its own; the group's next call gets it as
+                `batch.context`.
+            ttl_s: Seconds that it may wait for its first start, instead of the setting's; then it
+                ends `expired`. `inf` for no limit.
+            delay_s: Seconds until it arrives. It is accepted now, and counts as waiting.
 
         Raises:
             QueueClosed: The queue has been closed, or its event loop is gone.
             Rejected: A message with this id is there, or was a moment ago.
-            QueueFull: The group or the queue has no room.
+            QueueFull: The group or the queue has no room, or too much bypasses the others.
             TypeError, ValueError: An argument cannot be taken; the message names it. In every case
                 the message was not accepted and left no trace.
         """
@@ -100,6 +117,62 @@ class Core(Generic[_P]):
             How many windows became due by it.
         """
 
+    def withdraw(self, group: str, id: str) -> Literal["done", "too_late"]:
+        """Take back a message that has not started.
+
+        Args:
+            group: Where it was pushed to.
+            id: Its own id, or that of its receipt.
+
+        Returns:
+            `done`, and it ends `withdrawn`; or `too_late`: it has started, ended, or never was.
+        """
+
+    def edit(self, group: str, id: str, payload: _P) -> Literal["done", "too_late"]:
+        """Change what a message says that has not started.
+
+        It keeps its place, its id and its timers.
+
+        Args:
+            group: Where it was pushed to.
+            id: Its own id, or that of its receipt.
+            payload: What it says from now on.
+
+        Returns:
+            `done`; or `too_late`: it has started, ended, or never was.
+        """
+
+    def typing(self, group: str, sender: str, on: bool = True) -> None:
+        """Hold the quiet time of what waits in a sender's lane, since they are typing.
+
+        Until `on=False`, their next message, or `typing_expires_s`; then the quiet time starts
+        anew. `max_wait_s` goes on. Where the group shares a lane, anybody's typing holds it.
+
+        Args:
+            group: The conversation.
+            sender: Who types.
+            on: Whether they type; True again renews it.
+        """
+
+    def set_members(self, group: str, members: int) -> None:
+        """Say how many members a group has, which is its size under `size_by="members"`.
+
+        It counts from the next time that somebody of the group begins or ends to wait, may come
+        before the first message, and outlives the group's messages.
+        """
+
+    def set_sender(self, group: str, sender: str, weight: float | None) -> None:
+        """Give a sender a weight: times the setting `sender`, these are points of their batches.
+
+        It counts for what is scored from now on, may come before the first message, and outlives
+        the group's messages.
+
+        Args:
+            group: The conversation.
+            sender: Whose.
+            weight: Any finite number; 0 or None is what everybody else has.
+        """
+
     # Looks: see docs/events.md
 
     def __contains__(self, key: object, /) -> bool:
@@ -114,6 +187,39 @@ class Core(Generic[_P]):
 
     # For the driver
 
+    def _put(
+        self,
+        ticket: int | None,
+        group: str,
+        sender: str,
+        payload: _P,
+        *,
+        id: str | None = None,
+        at: float | datetime | None = None,
+        real_time: bool | None = None,
+        rank: float | None = None,
+        size: float | None = None,
+        batch_key: str | None = None,
+        quiet_s: float | None = None,
+        flush: bool | None = None,
+        standalone: bool | None = None,
+        bypass: bool | None = None,
+        context: bool | None = None,
+        ttl_s: float | None = None,
+        delay_s: float | None = None,
+    ) -> Receipt | None: ...
+    def _queue_up(self, group: str, future: object) -> int: ...
+    def _leave_line(self, ticket: int) -> None: ...
+    def _put_many(
+        self,
+        groups: list[Any],
+        senders: list[Any],
+        payloads: list[Any],
+        options: dict[str, list[Any]],
+    ) -> bytes: ...
+    def _configure(self, group: str, given: Profile) -> bool: ...
+    def _named(self, group: str) -> None: ...
+    def _explain(self, group: str) -> dict[str, Any] | None: ...
     @property
     def _manual(self) -> bool: ...
     def _follow(self, clock: ManualClock) -> None: ...
@@ -173,7 +279,24 @@ class Receipt:
 
     @property
     def state(self) -> str:
-        """`waiting`, `running`, or how it ended: `done`, `dead`, `cleared`, `abandoned`."""
+        """`waiting`, `running`, or how it ended: `done`, `dead`, `expired`, `evicted`, ..."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the end of the message in a thread that runs no event loop.
+
+        Args:
+            timeout: Seconds to wait at most; None waits for ever.
+
+        Returns:
+            The result of the call that the message ended up in.
+
+        Raises:
+            Dropped: The message ended otherwise than `done`.
+            TimeoutError: It has not ended by then. It goes on; ask again.
+            RuntimeError: An event loop runs in this thread, or it is asked in a call that the
+                message has to wait for.
+            TypeError, ValueError: `timeout` is no number of seconds.
+        """
 
     def _attach(self, future: object) -> bool: ...
     def _detach(self, future: object) -> None: ...
@@ -217,6 +340,14 @@ class Batch(Sequence[Message[_P_co]]):
 
         `quiet`, `max_wait`, `size`, `cut`, `flush`, `idle`, `busy` or `drain`.
         """
+
+    @property
+    def context(self) -> tuple[Message[_P_co], ...]:
+        """What was pushed with `context=True` since the group's last call, oldest first."""
+
+    @property
+    def evicted(self) -> tuple[str, ...]:
+        """Ids of what its lane had to drop since its last call, at most 1,000."""
 
     @property
     def _attempt(self) -> int: ...
@@ -286,6 +417,14 @@ class Message(Generic[_P_co]):
     @property
     def standalone(self) -> bool:
         """Whether it was to be alone."""
+
+    @property
+    def real_time(self) -> bool:
+        """Whether it gets the points of that name."""
+
+    @property
+    def rank(self) -> float:
+        """Points of its own."""
 
 # Time and figures
 

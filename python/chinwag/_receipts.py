@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Generator, Iterable
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from chinwag._runner import calling
@@ -11,7 +13,7 @@ from chinwag._runner import calling
 if TYPE_CHECKING:
     from chinwag._core import Receipt
 
-__all__ = ["follow", "resolve"]
+__all__ = ["follow", "resolve", "wait"]
 
 
 def follow(receipt: Receipt) -> Generator[Any, None, Any]:
@@ -43,10 +45,53 @@ def follow(receipt: Receipt) -> Generator[Any, None, Any]:
     return receipt._outcome()
 
 
-def resolve(futures: Iterable[asyncio.Future[None]]) -> None:
+def wait(receipt: Receipt, timeout: float | None) -> Any:
+    """Wait in a thread until the message has ended; what `receipt.result()` does."""
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError(
+            "receipt.result() would block the event loop of this thread, on which the message may "
+            "have to be handled; await the receipt instead"
+        )
+    if timeout is not None:
+        if isinstance(timeout, bool) or not isinstance(timeout, Real):
+            raise TypeError(f"timeout={timeout!r}: must be seconds, or None to wait for ever")
+        if not timeout >= 0:
+            raise ValueError(f"timeout={timeout!r}: must be seconds of at least 0")
+        timeout = min(float(timeout), threading.TIMEOUT_MAX)
+    bell = _Bell()
+    if receipt._attach(bell):
+        runner = calling.get()
+        batch = runner.batch if runner is not None else None
+        try:
+            if batch and receipt._waits_for(batch):
+                raise RuntimeError(
+                    "this call cannot wait for a message of its own lane, which is handled after "
+                    "it; ask for the result outside the handler"
+                )
+            if not bell.rung.wait(timeout):
+                raise TimeoutError(
+                    f"message {receipt.id} in {receipt.group!r} has not ended within {timeout:g} "
+                    "s; it goes on, and result() can be called again"
+                )
+        finally:
+            receipt._detach(bell)
+    return receipt._outcome()
+
+
+class _Bell:
+    """A future for a thread without a loop."""
+
+    def __init__(self) -> None:
+        self.rung = threading.Event()
+
+
+def resolve(futures: Iterable[asyncio.Future[None] | _Bell]) -> None:
     """Wake those that wait; called from any thread."""
     running = asyncio._get_running_loop()
     for future in futures:
+        if isinstance(future, _Bell):
+            future.rung.set()
+            continue
         loop = future.get_loop()
         if loop is running:
             _set(future)

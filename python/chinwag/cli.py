@@ -20,11 +20,12 @@ from dataclasses import fields
 from functools import partial
 from itertools import pairwise
 from textwrap import dedent
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import click
 
 from chinwag import config as settings
+from chinwag._checks import words
 from chinwag.config import Config, Setting
 from chinwag.errors import ConfigError, Imbalance, TraceError
 from chinwag.stats import human_s
@@ -47,7 +48,12 @@ _INTERRUPTED = 130
 _DEFAULT = click.core.ParameterSource.DEFAULT
 _SLOWEST, _FASTEST = 1e-3, 1e6
 _PERCENTILES = ("wait p50", "p95", "p99")
-_METAVARS = {"_s": "SECONDS"}
+_METAVARS = {
+    "_s": "SECONDS",
+    "bands": "TABLES",
+    "rate": "N[,BURST]",
+    "rate_per_group": "N[,BURST]",
+}
 _COLUMNS = (
     "recording",
     "messages",
@@ -141,8 +147,7 @@ def _setting_option(
     about = f"{docs.get(key, '')}  [default: {shown}]".strip()
     if kind is bool:
         return click.option(f"--{flag}/--no-{flag}", key, default=None, help=about)
-    words = [word for word in get_args(kind) if isinstance(word, str)]
-    metavar = "|".join(words) if words else _METAVARS.get(key[-2:], "N")
+    metavar = "|".join(words(kind)) or _METAVARS.get(key) or _METAVARS.get(key[-2:], "N")
     callback = _reads(partial(settings.parse, key))
     return click.option(f"--{flag}", key, callback=callback, metavar=metavar, help=about)
 
@@ -152,6 +157,8 @@ def _shown(value: Setting) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
     return "none" if value is None else str(value)
 
 

@@ -28,9 +28,10 @@ class Rejected(ChinwagError):  # noqa: N818
     """The message was not accepted and left no trace.
 
     Args:
-        reason: `duplicate`, `group_full`, `full`, `closed`; of a queue that cannot go on also
-            `loop_closed` or `forked`.
-        depth: How many messages waited at that moment: in the group, or in all when it is `full`.
+        reason: `duplicate`, `group_full`, `full`, `bypass_full`, `closed`; of a queue that cannot
+            go on also `loop_closed` or `forked`.
+        depth: How many messages waited at that moment: in the group, in all when it is `full`,
+            or how many bypassed the others when it is `bypass_full`.
     """
 
     def __init__(self, reason: str, depth: int) -> None:
@@ -45,7 +46,7 @@ class Rejected(ChinwagError):  # noqa: N818
 
 
 class QueueFull(Rejected, asyncio.QueueFull):
-    """The group (`group_full`) or the whole queue (`full`) has no room."""
+    """The group (`group_full`) or the whole queue (`full`, `bypass_full`) has no room."""
 
 
 class QueueClosed(Rejected):
@@ -100,6 +101,10 @@ _WHY = {
     "full": (
         "not accepted: the queue has no room ({depth} waiting in all); push it later or raise "
         "capacity"
+    ),
+    "bypass_full": (
+        "not accepted: {depth} messages bypass the others already; push it later, without bypass, "
+        "or raise max_bypass"
     ),
     "closed": (
         "not accepted: the queue is closed ({depth} waiting in the group); push before aclose(), "

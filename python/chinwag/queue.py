@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 import weakref
 from array import array
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from datetime import datetime
 from functools import cache
 from numbers import Real
 from types import TracebackType
@@ -19,11 +21,14 @@ from chinwag._driver import Driver
 from chinwag._handler import Handler
 from chinwag._listeners import EventStream, Listeners
 from chinwag._runner import log
+from chinwag.columns import Verdicts, column, options
 from chinwag.config import Config
 from chinwag.context import Context
 from chinwag.errors import ConfigError
 from chinwag.events import Event
-from chinwag.stats import Histogram, Ledger, Stats, Status
+from chinwag.explain import Explanation, RunningCall, Score, WaitingBatch
+from chinwag.group import Group
+from chinwag.stats import Histogram, Ledger, Stats, Status, StrategyStats
 
 __all__ = ["Queue"]
 
@@ -64,8 +69,10 @@ class Queue(_core.Core[P]):
         if clock is None:
             # On the event loop of a test the queue goes by the test's clock from the beginning.
             clock = getattr(asyncio._get_running_loop(), "chinwag_clock", None)
-        super().__init__(config.flat(), clock)
+        super().__init__(config.profile(), clock)
         self._config = config
+        self._group_settings: dict[str, dict[str, Any]] = {}
+        self._configuring = threading.Lock()
         self._handler = None if handler is None else Handler.of(handler)
         self._driver: Driver | None = None
         self._listeners = Listeners(self)
@@ -88,6 +95,164 @@ class Queue(_core.Core[P]):
             raise RuntimeError("this queue has a handler already; it can have one")
         self._handler = Handler.of(function)
         return function
+
+    # Pushing.
+
+    async def put(
+        self,
+        group: str,
+        sender: str,
+        payload: P,
+        *,
+        id: str | None = None,
+        at: float | datetime | None = None,
+        real_time: bool = False,
+        rank: float = 0,
+        size: float = 1,
+        batch_key: str | None = None,
+        quiet_s: float | None = None,
+        flush: bool = False,
+        standalone: bool = False,
+        bypass: bool = False,
+        context: bool = False,
+        ttl_s: float | None = None,
+        delay_s: float | None = None,
+    ) -> _core.Receipt:
+        """Accept a message, as `put_nowait` does, and wait for room if there is none.
+
+        It waits for the whole queue's room, and for the group's under `overflow="refuse"`. Those
+        who wait for a group are served first come, first served, and meanwhile `put_nowait` to it
+        is refused. Cancelling it leaves no trace, unless the message has been accepted by then.
+
+        Args:
+            group: As for `put_nowait`, like everything else.
+            sender: See there.
+            payload: See there.
+            id: See there.
+            at: See there.
+            real_time: See there.
+            rank: See there.
+            size: See there.
+            batch_key: See there.
+            quiet_s: See there.
+            flush: See there.
+            standalone: See there.
+            bypass: See there. It never waits.
+            context: See there. It never waits.
+            ttl_s: See there.
+            delay_s: See there.
+
+        Raises:
+            QueueClosed: The queue has been closed, maybe while this waited.
+            Rejected: A message with this id is there, or was a moment ago.
+            QueueFull: As many messages bypass the others as may.
+            TypeError, ValueError: An argument cannot be taken.
+        """
+        ticket: int | None = None
+        while True:
+            receipt = self._put(
+                ticket,
+                group,
+                sender,
+                payload,
+                id=id,
+                at=at,
+                real_time=real_time,
+                rank=rank,
+                size=size,
+                batch_key=batch_key,
+                quiet_s=quiet_s,
+                flush=flush,
+                standalone=standalone,
+                bypass=bypass,
+                context=context,
+                ttl_s=ttl_s,
+                delay_s=delay_s,
+            )
+            if receipt is not None:
+                return receipt
+            place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            ticket = self._queue_up(group, place)
+            try:
+                await place
+            except BaseException:
+                self._leave_line(ticket)
+                raise
+
+    def put_many(
+        self,
+        groups: Iterable[str],
+        senders: Iterable[str],
+        payloads: Iterable[P],
+        **columns: Any,
+    ) -> Verdicts:
+        """Push many messages at once, in the order of the rows, from any thread.
+
+        Args:
+            groups: One name a row: a list, a numpy array of texts or objects, any iterable.
+            senders: Likewise.
+            payloads: One payload a row.
+            **columns: The options of `put_nowait`, such as `at`, `id` or `rank`: a column of the
+                same length, in which None is an option left out, or (but for `id`) one value for
+                all rows. `at` can also be a column of `datetime64`, taken as UTC.
+
+        Returns:
+            What became of each row. No row raises; receipts are for those who push one by one.
+
+        Raises:
+            QueueClosed: The queue has been closed.
+            TypeError, ValueError: A column is none, has another length, or a value that cannot be
+                taken; the message names column and row. Nothing was pushed.
+        """
+        payload_list = column("payloads", payloads, None)
+        rows = len(payload_list)
+        group_list = column("groups", groups, rows)
+        sender_list = column("senders", senders, rows)
+        chosen = options(columns, rows)
+        return Verdicts(self._put_many(group_list, sender_list, payload_list, chosen))
+
+    def group(self, name: str) -> Group[P]:
+        """Give a handle on a group: its verbs without naming it each time.
+
+        Raises:
+            TypeError, ValueError: `name` cannot be the name of a group.
+        """
+        self._named(name)
+        return Group(self, name)
+
+    # Settings of groups.
+
+    def configure(self, group: str, **settings: Any) -> Config:
+        """Set something for one group, whether it exists yet or not.
+
+        Windows opened, calls started and batches scored from now on follow it. It goes before the
+        queue's settings and those of its size, keeps what was set for the group before, and
+        outlives the group's messages.
+
+        Args:
+            group: Which.
+            **settings: By their names in `chinwag.config`; those of the whole queue, such as
+                `capacity`, cannot be set for a group.
+
+        Returns:
+            What the group goes by below the first size band.
+
+        Raises:
+            ConfigError: A setting is unknown, has a wrong value, contradicts another or is the
+                whole queue's; or `lanes` changes while something of the group waits or runs.
+            TypeError, ValueError: `group` cannot be the name of a group.
+        """
+        self._named(group)
+        with self._configuring:
+            wanted = {**self._group_settings.get(group, {}), **settings}
+            config = self._config.for_group(**wanted)
+            if not self._configure(group, self._config.profile(wanted)):
+                raise ConfigError(
+                    f"lanes={config.window.lanes!r}: cannot change while something of {group!r} "
+                    "waits or runs; set it before the first message, or after it has come to rest"
+                )
+            self._group_settings[group] = wanted
+        return config
 
     # Life.
 
@@ -202,11 +367,52 @@ class Queue(_core.Core[P]):
             return Status(group=group, paused=False, waiting=0, running=0)
         return Status(group=group, **figures)
 
+    def explain(self, group: str) -> Explanation:
+        """Tell why what runs in a group has started, and what everything else in it waits for.
+
+        A group that is not known has nothing waiting and nothing running.
+
+        Raises:
+            TypeError, ValueError: `group` cannot be the name of a group.
+        """
+        facts = self._explain(group)
+        at = self._now_us() * _MICROSECOND
+        own = self._group_settings.get(group, {})
+        if facts is None:
+            sources = self._config.sources(own)
+            return Explanation(
+                group=group,
+                at=at,
+                strategy=str(self._config.profile(own)["strategy"]),
+                size=0,
+                standing=0.0,
+                now_served=0.0,
+                senders_served=0.0,
+                running=(),
+                waiting=(),
+                settings=sources,
+            )
+        running = [{**call, "score": Score(**call["score"])} for call in facts.pop("running")]
+        waiting = [{**batch, "score": Score(**batch["score"])} for batch in facts.pop("waiting")]
+        return Explanation(
+            group=group,
+            at=at,
+            running=tuple(RunningCall(**call) for call in running),
+            waiting=tuple(WaitingBatch(**batch) for batch in waiting),
+            settings=self._config.sources(own, facts.pop("band_from")),
+            **facts,
+        )
+
     def stats(self) -> Stats:
         """Count what has happened since the queue was made, and how it stands now."""
         figures = dict(self._figures())
         ledger = Ledger(**figures.pop("ledger"))
         back_to_back, bursts = figures.pop("back_to_back"), figures.pop("bursts")
+        end_reasons = {(end, why): count for end, why, count in figures.pop("end_reasons")}
+        strategies = {
+            name: StrategyStats(calls=calls, wait=_seconds(wait))
+            for name, (calls, wait) in figures.pop("strategies").items()
+        }
         wait, handling = (_seconds(figures.pop(name)) for name in ("wait", "handling"))
         return Stats(
             total_messages=ledger.accepted,
@@ -217,6 +423,8 @@ class Queue(_core.Core[P]):
             running_messages=ledger.running,
             bursts=bursts,
             ends=ledger.ends,
+            end_reasons=end_reasons,
+            strategies=strategies,
             wait=wait,
             handling=handling,
             batch_size=_messages(figures.pop("batch_size")),

@@ -366,13 +366,25 @@ class _Books:
 
 
 def _faster(config: Config, factor: float) -> Config:
-    """Divide every duration."""
-    return Config.of(
-        **{
-            key: value / factor if key.endswith("_s") and isinstance(value, float) else value
-            for key, value in config.flat().items()
-        }
-    )
+    """Divide every duration, and multiply what is counted by the second."""
+    return Config.of(**_scaled(config.flat(), factor))
+
+
+def _scaled(settings: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    scaled = dict(settings)
+    for key, value in settings.items():
+        if key == "bands":
+            scaled[key] = [_scaled(band, factor) for band in value]
+        elif value is None:
+            continue
+        elif key.endswith("_s"):
+            scaled[key] = value / factor
+        elif key == "aging":
+            scaled[key] = value * factor
+        elif key in ("rate", "rate_per_group"):
+            per_second, burst = value
+            scaled[key] = (per_second * factor, burst)
+    return scaled
 
 
 def _plain(value: Any) -> Any:

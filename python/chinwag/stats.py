@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Histogram", "Ledger", "Stats", "Status", "human_s"]
+__all__ = ["Histogram", "Ledger", "Stats", "Status", "StrategyStats", "human_s"]
 
 
 class Histogram:
@@ -190,6 +190,10 @@ class Status:
     """How long the oldest waiting message has waited; None when none waits."""
     senders: int = 0
     """Senders the group remembers."""
+    context: int = 0
+    """Those of the waiting messages that wait as context for the next call."""
+    size: int = 0
+    """Senders active in the last `size_window_s`, or members as they were set."""
 
     @property
     def is_processing(self) -> bool:
@@ -208,6 +212,16 @@ class Status:
             f"{self.group}: {self.waiting:,} waiting{age}, {self.running:,} "
             f"{_calls(self.running)} running{paused}, {self.senders:,} senders"
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StrategyStats:
+    """What was started while one strategy was in force in a group."""
+
+    calls: int
+    """Calls started."""
+    wait: Histogram
+    """Seconds from a message's arrival to the start of its call."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -244,8 +258,12 @@ class Stats:
     """Those of `back_to_back_groups` whose batch was a burst."""
     ends: Mapping[str, int] = field(default_factory=dict)
     """Ended messages by their end: `done`, `dead`, ..."""
+    end_reasons: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """The same by end and reason: `("evicted", "capacity")`, `("expired", "ttl")`, ..."""
+    strategies: Mapping[str, StrategyStats] = field(default_factory=dict)
+    """What was started under each strategy."""
     refused: Mapping[str, int] = field(default_factory=dict)
-    """Refused pushes by reason: `duplicate`, `group_full`, `full`, `closed`."""
+    """Refused pushes by reason: `duplicate`, `group_full`, `full`, `bypass_full`, `closed`."""
     closed_by: Mapping[str, int] = field(default_factory=dict)
     """Windows by what made them due: `quiet`, `max_wait`, `size`, ..."""
     forgotten_groups: int = 0

@@ -82,8 +82,10 @@ pub struct Accepted {
 /// The verdict on a push that was not: it left no trace.
 #[derive(Debug)]
 pub struct Refused<P> {
-    /// Handed back.
+    /// Handed back, and what was asked for.
     pub payload: P,
+    /// See `payload`.
+    pub options: Box<Options>,
     /// Why.
     pub reason: Refusal,
     /// Messages waiting in the group; in all for [`Refusal::Full`], bypassing for [`Refusal::BypassFull`].
@@ -321,13 +323,7 @@ impl<P> Intake<P> {
                 })) => {
                     let full = matches!(reason, Refusal::GroupFull | Refusal::Full);
                     if full && (attempt == Attempt::Willing || stale) {
-                        let payload = arrival.payload;
-                        return Err(Refused {
-                            payload,
-                            reason,
-                            depth,
-                            stale,
-                        });
+                        return Err(arrival.refused(reason, depth, stale));
                     }
                     return Err(self.refuse(group, arrival, reason, depth));
                 }
@@ -337,7 +333,8 @@ impl<P> Intake<P> {
         }
     }
 
-    /// Messages accepted and not yet started, in all groups.
+    /// Places taken in all groups: by messages accepted and not yet started, and kept for those who
+    /// have been served in line.
     pub fn depth(&self) -> u64 {
         let gone = self.started.load(Ordering::Relaxed) + self.void.load(Ordering::Relaxed);
         self.next_seq.load(Ordering::Relaxed).saturating_sub(gone)
@@ -543,24 +540,44 @@ impl<P> Intake<P> {
         if self.observed.load(Ordering::Relaxed) {
             let event = Event::MessageRefused {
                 group: group.into(),
-                sender: arrival.sender,
+                sender: arrival.sender.clone(),
                 reason,
                 depth,
                 at: arrival.at,
-                id: arrival.extra.and_then(|extra| extra.id),
+                id: arrival.extra.as_ref().and_then(|extra| extra.id.clone()),
             };
             lock(&self.refusals).keep(event);
         }
-        Refused {
-            payload: arrival.payload,
-            reason,
-            depth,
-            stale: false,
-        }
+        arrival.refused(reason, depth, false)
     }
 }
 
 impl<P> Arrival<P> {
+    fn refused(self, reason: Refusal, depth: u64, stale: bool) -> Refused<P> {
+        let extra = self.extra.map(|extra| *extra).unwrap_or_default();
+        Refused {
+            payload: self.payload,
+            options: Box::new(Options {
+                id: extra.id,
+                at: extra.at,
+                size: extra.size,
+                batch_key: extra.batch_key,
+                quiet: extra.quiet,
+                rank: extra.rank,
+                ttl: extra.ttl,
+                delay: extra.delay,
+                flush: self.flush,
+                standalone: self.standalone,
+                real_time: self.real_time,
+                context: self.way == Way::Context,
+                bypass: self.way == Way::Bypass,
+            }),
+            reason,
+            depth,
+            stale,
+        }
+    }
+
     fn new(now: Time, sender: &str, payload: P, options: Options) -> Self {
         let Options {
             id,

@@ -125,8 +125,9 @@ impl<P> Engine<P> {
     pub(crate) fn expire_later(&mut self, group: GroupId, id: MessageId, at: Time) {
         let own = self.messages.extra(id).and_then(|extra| extra.ttl);
         let ttl = own.or(self.groups[group].settings(&self.profile).ttl);
-        if let Some(ttl) = ttl {
-            self.remind(group, at.after(ttl).just_after(), What::Expiry, Some(id));
+        let expires = ttl.map_or(Time::NEVER, |ttl| at.after(ttl));
+        if expires != Time::NEVER {
+            self.remind(group, expires.just_after(), What::Expiry, Some(id));
         }
     }
 

@@ -15,10 +15,10 @@ use crate::{LeaseId, Points, Strategy, Time};
 pub struct Explained {
     /// Who goes first in it.
     pub strategy: Strategy,
-    /// How large it is, and in which band of its settings: 0 is below the first.
+    /// How large it is.
     pub size: u32,
-    /// See `size`.
-    pub band: u8,
+    /// From which size on its settings hold: 0 is below the first band.
+    pub band_from: u32,
     /// What it has been served, among groups.
     pub standing: Points,
     /// What a group would have been served that was always there.
@@ -126,7 +126,7 @@ impl<P> Engine<P> {
         let mut explained = Explained {
             strategy: group.strategy(&self.profile),
             size: 0,
-            band: group.band(),
+            band_from: group.profile(&self.profile).mark(group.band()),
             standing: group.standing,
             now_served: self.served.points,
             senders_served: group.now_served().points,

@@ -77,6 +77,7 @@ pub(crate) struct Lease {
     pub(crate) standing: Points,
     pub(crate) group_standing: Points,
     pub(crate) strategy: Strategy,
+    lanes: Lanes,
 }
 
 impl Lease {
@@ -172,6 +173,11 @@ impl<P> Batch<'_, P> {
     /// What it had to say for itself when it started.
     pub fn score(&self) -> Score {
         self.lease.score
+    }
+
+    /// What shared a lane in its group when it started.
+    pub fn lanes(&self) -> Lanes {
+        self.lease.lanes
     }
 
     /// Whether it runs beside everything.
@@ -315,6 +321,7 @@ impl<P> Engine<P> {
             standing: self.senders[sender].standing,
             group_standing: self.groups[group].standing,
             strategy: self.groups[group].strategy(&self.profile),
+            lanes: self.groups[group].settings(&self.profile).lanes,
         };
         self.begin(lease, out)
     }
@@ -341,6 +348,7 @@ impl<P> Engine<P> {
             standing: Points::ZERO,
             group_standing: Points::ZERO,
             strategy: self.groups[group].strategy(&self.profile),
+            lanes: self.groups[group].settings(&self.profile).lanes,
         };
         self.bypass_calls += 1;
         self.begin(lease, out)

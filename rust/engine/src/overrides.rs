@@ -9,7 +9,7 @@ use crate::engine::{Engine, Outbox};
 use crate::ids::GroupId;
 use crate::rate::Bucket;
 use crate::settings::Profile;
-use crate::{Points, Time};
+use crate::{Points, Settings, Time};
 
 /// `lanes` can change only while nothing of the group waits or runs (rule C9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +95,18 @@ impl<P> Engine<P> {
         }
         self.serve_line(group);
         Ok(())
+    }
+
+    /// The settings that a group goes by, or would if it were met now.
+    pub fn settings_of(&self, group: &str) -> &Settings {
+        if let Some(id) = self.known(group) {
+            return self.groups[id].settings(&self.profile);
+        }
+        let own = self
+            .overrides
+            .find(group)
+            .and_then(|own| own.profile.as_deref());
+        &own.unwrap_or(&self.profile).settings
     }
 
     /// What a sender weighs in a group; 0 is what everybody else does. It outlives both, and may come

@@ -82,6 +82,12 @@ impl Profile {
         }
     }
 
+    /// From which size on a band holds, on the way up.
+    pub(crate) fn mark(&self, band: u8) -> u32 {
+        band.checked_sub(1)
+            .map_or(0, |above| self.bands[usize::from(above)].from)
+    }
+
     pub(crate) fn strategy_in(&self, band: u8) -> Strategy {
         match band.checked_sub(1) {
             None => self.strategy,

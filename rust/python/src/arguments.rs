@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use chinwag_engine::{Size, Time};
+use chinwag_engine::{Points, Size, Time};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PySlice, PyString};
@@ -58,6 +58,35 @@ pub(crate) fn size(what: &str, value: &Bound<'_, PyAny>) -> PyResult<Size> {
         "{what}={}: must be from 0.000001 to 1,000,000,000,000; 1 is an ordinary message",
         shown(value)
     )))
+}
+
+/// Points: any finite number.
+pub(crate) fn points(what: &str, value: &Bound<'_, PyAny>) -> PyResult<Points> {
+    let points = number(what, value)?;
+    if (-MOST_POINTS..=MOST_POINTS).contains(&points) {
+        return Ok(Points::from_f64(points));
+    }
+    Err(PyValueError::new_err(format!(
+        "{what}={}: must be from -1,000,000,000,000 to 1,000,000,000,000; one point is one call",
+        shown(value)
+    )))
+}
+
+/// A whole number from 0 to 2^32 - 1.
+pub(crate) fn count(what: &str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
+    if value.is_instance_of::<PyBool>() {
+        return Err(wrong_type(what, value, "a whole number", ""));
+    }
+    match value.extract::<u32>() {
+        Ok(count) => Ok(count),
+        Err(error) if error.is_instance_of::<PyTypeError>(value.py()) => {
+            Err(wrong_type(what, value, "a whole number", ""))
+        }
+        Err(_) => Err(PyValueError::new_err(format!(
+            "{what}={}: must be from 0 to 4,294,967,295",
+            shown(value)
+        ))),
+    }
 }
 
 /// A span of time; `inf` is [`Duration::MAX`].
@@ -202,6 +231,8 @@ fn grouped(count: usize) -> String {
 
 /// Longest name of a group, sender, id or key, in bytes of UTF-8.
 const LONGEST_NAME: usize = 1024;
+/// Beyond that points make no difference.
+const MOST_POINTS: f64 = 1e12;
 /// Longest finite span, in seconds.
 const LONGEST_S: f64 = 1e9;
 /// The end of the year 9999.

@@ -1,14 +1,17 @@
 //! What a handler gets: one thin object per call, whose messages are made when somebody looks.
 
+use std::sync::OnceLock;
+
 use chinwag_engine as engine;
-use chinwag_engine::{ClosedBy, Kind, Lanes, LeaseId, Size, Time};
+use chinwag_engine::{ClosedBy, Kind, Lanes, LeaseId, MessageName, Points, Size, Time};
 use compact_str::CompactString;
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
+use pyo3::sync::OnceLockExt;
 use pyo3::types::{PyIterator, PyList, PyString, PyTuple};
 
+use crate::explain;
 use crate::message::Message;
 use crate::scheduler::Payload;
 
@@ -19,7 +22,16 @@ pub(crate) struct Call {
     kind: Kind,
     closed_by: ClosedBy,
     attempt: u32,
+    lanes: Lanes,
+    bypass: bool,
     entries: Entries,
+    beside: Option<Box<Beside>>,
+}
+
+/// What few calls have.
+struct Beside {
+    context: Vec<Entry>,
+    evicted: Vec<MessageName>,
 }
 
 /// The messages of a batch; one alone needs no room of its own.
@@ -46,6 +58,7 @@ pub(crate) struct Entry {
     pub(crate) kind: Kind,
     pub(crate) flush: bool,
     pub(crate) standalone: bool,
+    pub(crate) real_time: bool,
     pub(crate) options: Option<Box<Options>>,
 }
 
@@ -56,6 +69,7 @@ pub(crate) struct Options {
     pub(crate) at: Option<Time>,
     pub(crate) size: Size,
     pub(crate) batch_key: Option<Box<str>>,
+    pub(crate) rank: Points,
 }
 
 impl Entry {
@@ -63,6 +77,7 @@ impl Entry {
         let plain = message.id.is_none()
             && message.at.is_none()
             && message.batch_key.is_none()
+            && message.rank == Points::default()
             && message.size == Size::ONE;
         Self {
             payload: message.payload.clone_ref(py),
@@ -72,12 +87,14 @@ impl Entry {
             kind: message.kind,
             flush: message.flush,
             standalone: message.standalone,
+            real_time: message.real_time,
             options: (!plain).then(|| {
                 Box::new(Options {
                     id: message.id.map(Into::into),
                     at: message.at,
                     size: message.size,
                     batch_key: message.batch_key.map(Into::into),
+                    rank: message.rank,
                 })
             }),
         }
@@ -90,6 +107,19 @@ impl Entry {
             options: self.options.clone(),
             ..*self
         }
+    }
+}
+
+impl Beside {
+    fn of(py: Python<'_>, batch: &engine::Batch<'_, Payload>) -> Option<Box<Self>> {
+        if batch.context_len() == 0 && batch.evicted().is_empty() {
+            return None;
+        }
+        let context = batch.context().map(|message| Entry::of(py, &message));
+        Some(Box::new(Self {
+            context: context.collect(),
+            evicted: batch.evicted().to_vec(),
+        }))
     }
 }
 
@@ -116,7 +146,10 @@ impl Call {
             kind: batch.kind(),
             closed_by: batch.closed_by(),
             attempt: batch.attempt(),
+            lanes: batch.lanes(),
+            bypass: batch.is_bypass(),
             entries,
+            beside: Beside::of(py, batch),
         })
     }
 
@@ -130,21 +163,19 @@ impl Call {
 #[pyclass(frozen, generic, module = "chinwag._core")]
 pub struct Batch {
     call: Call,
-    /// Which queue it is of, and what shares a lane there.
+    /// Which queue it is of.
     queue: u32,
-    lanes: Lanes,
-    group: PyOnceLock<Py<PyString>>,
-    messages: PyOnceLock<Py<PyTuple>>,
+    group: OnceLock<Py<PyString>>,
+    messages: OnceLock<Py<PyTuple>>,
 }
 
 impl Batch {
-    pub(crate) fn new(call: Call, queue: u32, lanes: Lanes) -> Self {
+    pub(crate) fn new(call: Call, queue: u32) -> Self {
         Self {
             call,
             queue,
-            lanes,
-            group: PyOnceLock::new(),
-            messages: PyOnceLock::new(),
+            group: OnceLock::new(),
+            messages: OnceLock::new(),
         }
     }
 
@@ -156,11 +187,25 @@ impl Batch {
     pub(crate) fn holds_up(&self, queue: u32, group: &str, sender: &str, seq: u64) -> bool {
         let same_group = self.queue == queue && self.call.group == group;
         same_group
-            && match self.lanes {
+            && match self.call.lanes {
+                _ if self.call.bypass => self.last().seq == seq,
                 Lanes::Group => true,
                 Lanes::Sender => self.last().sender == sender,
                 Lanes::Message => self.entries().iter().any(|entry| entry.seq == seq),
             }
+    }
+
+    fn context_entries(&self) -> &[Entry] {
+        let beside = self.call.beside.as_ref();
+        beside.map_or(&[], |beside| &beside.context)
+    }
+
+    fn make<'py>(&self, py: Python<'py>, entries: &[Entry]) -> PyResult<Bound<'py, PyTuple>> {
+        let made: PyResult<Vec<_>> = entries
+            .iter()
+            .map(|entry| Py::new(py, Message::new(entry.copy(py), &self.call.group)))
+            .collect();
+        PyTuple::new(py, made?)
     }
 
     fn entries(&self) -> &[Entry] {
@@ -181,7 +226,7 @@ impl Batch {
     fn group<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
         let group = self
             .group
-            .get_or_init(py, || PyString::new(py, &self.call.group).unbind());
+            .get_or_init_py_attached(py, || PyString::new(py, &self.call.group).unbind());
         group.bind(py).clone()
     }
 
@@ -192,14 +237,11 @@ impl Batch {
 
     #[getter]
     fn messages<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let messages = self.messages.get_or_try_init(py, || {
-            let made: PyResult<Vec<_>> = self
-                .entries()
-                .iter()
-                .map(|entry| Py::new(py, Message::new(entry.copy(py), &self.call.group)))
-                .collect();
-            PyTuple::new(py, made?).map(Bound::unbind)
-        })?;
+        if let Some(messages) = self.messages.get() {
+            return Ok(messages.bind(py).clone());
+        }
+        let made = self.make(py, self.entries())?.unbind();
+        let messages = self.messages.get_or_init_py_attached(py, || made);
         Ok(messages.bind(py).clone())
     }
 
@@ -224,6 +266,17 @@ impl Batch {
     #[getter]
     fn closed_by(&self) -> &'static str {
         self.call.closed_by.name()
+    }
+
+    #[getter]
+    fn context<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        self.make(py, self.context_entries())
+    }
+
+    #[getter]
+    fn evicted<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let beside = self.call.beside.as_ref();
+        explain::ids(py, beside.map_or(&[], |beside| &beside.evicted))
     }
 
     #[getter]
@@ -304,9 +357,11 @@ impl Batch {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        for entry in self.entries() {
+        for entry in self.entries().iter().chain(self.context_entries()) {
             visit.call(&entry.payload)?;
         }
-        Ok(())
+        visit.call(self.group.get())?;
+        // Messages that were made hold the payloads too.
+        visit.call(self.messages.get())
     }
 }

@@ -5,19 +5,22 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use chinwag_engine as engine;
-use chinwag_engine::{Engine, Intake, Lanes, Outbox, Outcome, Refusal, Refused, Time};
+use chinwag_engine::{
+    Accepted, Attempt, Engine, Intake, Outbox, Outcome, Refusal, Refused, Ticket, Time,
+};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyList, PyTuple};
 
 use crate::batch::{Batch, Call};
 use crate::clock::{Clock, ManualClock};
+use crate::push::{self, Wish};
 use crate::receipt::{Names, Receipt, Told};
-use crate::receipts::Receipts;
+use crate::receipts::{self, Receipts};
 use crate::scheduler::{Payload, Scheduler, lock};
-use crate::settings::settings;
-use crate::{arguments, error, events, figures};
+use crate::settings::profile;
+use crate::{arguments, columns, error, events, explain, figures};
 
 /// The compiled base of `Queue`.
 #[pyclass(frozen, subclass, generic, module = "chinwag._core")]
@@ -29,8 +32,6 @@ pub struct Core {
 struct Inner {
     /// Which queue: receipts and batches carry it.
     number: u32,
-    lanes: Lanes,
-    max_wait: Duration,
     intake: Arc<Intake<Payload>>,
     scheduler: Mutex<Scheduler>,
     clock: Clock,
@@ -63,24 +64,26 @@ impl Core {
         }
     }
 
-    #[pyo3(signature = (flat, clock = None))]
+    #[pyo3(signature = (given, clock = None))]
     fn __init__(
         &self,
         py: Python<'_>,
-        flat: &Bound<'_, PyDict>,
+        given: &Bound<'_, PyDict>,
         clock: Option<&Bound<'_, ManualClock>>,
     ) -> PyResult<()> {
-        let inner = Inner::new(py, flat, clock)?;
+        let inner = Inner::new(py, given, clock)?;
         self.inner
             .set(inner)
             .map_err(|_| PyRuntimeError::new_err("the queue has been initialised already"))
     }
 
     #[pyo3(
-        signature = (group, sender, payload, *, id = None, at = None, size = None, batch_key = None,
-                     quiet_s = None, flush = None, standalone = None),
-        text_signature = "($self, group, sender, payload, *, id=None, at=None, size=1, \
-                          batch_key=None, quiet_s=None, flush=False, standalone=False)"
+        signature = (group, sender, payload, *, id = None, at = None, real_time = None, rank = None,
+                     size = None, batch_key = None, quiet_s = None, flush = None, standalone = None,
+                     bypass = None, context = None, ttl_s = None, delay_s = None),
+        text_signature = "($self, group, sender, payload, *, id=None, at=None, real_time=False, \
+                          rank=0, size=1, batch_key=None, quiet_s=None, flush=False, \
+                          standalone=False, bypass=False, context=False, ttl_s=None, delay_s=None)"
     )]
     #[allow(clippy::too_many_arguments)] // they are the message's
     fn put_nowait(
@@ -91,51 +94,278 @@ impl Core {
         payload: Payload,
         id: Option<&Bound<'_, PyAny>>,
         at: Option<&Bound<'_, PyAny>>,
+        real_time: Option<&Bound<'_, PyAny>>,
+        rank: Option<&Bound<'_, PyAny>>,
         size: Option<&Bound<'_, PyAny>>,
         batch_key: Option<&Bound<'_, PyAny>>,
         quiet_s: Option<&Bound<'_, PyAny>>,
         flush: Option<&Bound<'_, PyAny>>,
         standalone: Option<&Bound<'_, PyAny>>,
+        bypass: Option<&Bound<'_, PyAny>>,
+        context: Option<&Bound<'_, PyAny>>,
+        ttl_s: Option<&Bound<'_, PyAny>>,
+        delay_s: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<Receipt>> {
+        let wish = Wish {
+            id,
+            at,
+            real_time,
+            rank,
+            size,
+            batch_key,
+            quiet_s,
+            flush,
+            standalone,
+            bypass,
+            context,
+            ttl_s,
+            delay_s,
+        };
+        let inner = self.inner()?;
+        match inner.put(py, group, sender, payload, &wish, Attempt::First, None)? {
+            Ok(receipt) => Ok(receipt),
+            Err(refused) => Err(inner.refuse(py, &refused)),
+        }
+    }
+
+    /// The same for `put`: None, and nothing has happened, if it would have to wait for room; with a
+    /// ticket that has been served, into the place that is kept for it.
+    #[pyo3(signature = (ticket, group, sender, payload, *, id = None, at = None, real_time = None,
+                        rank = None, size = None, batch_key = None, quiet_s = None, flush = None,
+                        standalone = None, bypass = None, context = None, ttl_s = None,
+                        delay_s = None))]
+    #[allow(clippy::too_many_arguments)]
+    fn _put(
+        &self,
+        py: Python<'_>,
+        ticket: Option<u64>,
+        group: &Bound<'_, PyAny>,
+        sender: &Bound<'_, PyAny>,
+        payload: Payload,
+        id: Option<&Bound<'_, PyAny>>,
+        at: Option<&Bound<'_, PyAny>>,
+        real_time: Option<&Bound<'_, PyAny>>,
+        rank: Option<&Bound<'_, PyAny>>,
+        size: Option<&Bound<'_, PyAny>>,
+        batch_key: Option<&Bound<'_, PyAny>>,
+        quiet_s: Option<&Bound<'_, PyAny>>,
+        flush: Option<&Bound<'_, PyAny>>,
+        standalone: Option<&Bound<'_, PyAny>>,
+        bypass: Option<&Bound<'_, PyAny>>,
+        context: Option<&Bound<'_, PyAny>>,
+        ttl_s: Option<&Bound<'_, PyAny>>,
+        delay_s: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Option<Py<Receipt>>> {
+        let wish = Wish {
+            id,
+            at,
+            real_time,
+            rank,
+            size,
+            batch_key,
+            quiet_s,
+            flush,
+            standalone,
+            bypass,
+            context,
+            ttl_s,
+            delay_s,
+        };
+        let inner = self.inner()?;
+        let ticket = ticket.map(Ticket::from_u64);
+        match inner.put(py, group, sender, payload, &wish, Attempt::Willing, ticket)? {
+            Ok(receipt) => Ok(Some(receipt)),
+            Err(refused) => match refused.reason {
+                Refusal::GroupFull | Refusal::Full => Ok(None),
+                _ => Err(inner.refuse(py, &refused)),
+            },
+        }
+    }
+
+    /// Stands in line for a place in a group; the future is resolved once there is one.
+    fn _queue_up(
+        &self,
+        py: Python<'_>,
+        group: &Bound<'_, PyAny>,
+        future: Py<PyAny>,
+    ) -> PyResult<u64> {
+        let group = arguments::name("group", group)?;
+        let inner = self.inner()?;
+        let now = inner.clock.now();
+        let mut out = Outbox::default();
+        let (ticket, admitted) = {
+            let mut scheduler = lock(&inner.scheduler);
+            let ticket = scheduler.engine.queue_up(now, group, &mut out);
+            scheduler.line.insert(ticket, future);
+            scheduler.keep_events(&mut out);
+            (ticket, scheduler.take_admitted())
+        };
+        inner.tell(py, &out, admitted, None)?;
+        Ok(ticket.as_u64())
+    }
+
+    /// Leaves the line, or gives back the place that was kept.
+    fn _leave_line(&self, py: Python<'_>, ticket: u64) -> PyResult<()> {
+        let inner = self.inner()?;
+        let (future, admitted) = {
+            let mut scheduler = lock(&inner.scheduler);
+            let ticket = Ticket::from_u64(ticket);
+            scheduler.engine.leave_line(ticket);
+            (scheduler.line.remove(&ticket), scheduler.take_admitted())
+        };
+        drop(future);
+        inner.tell(py, &Outbox::default(), admitted, None)
+    }
+
+    /// Pushes the rows of columns that are lists of one length; see `queue.py`. Gives a verdict a row,
+    /// as its place among the words of `Verdicts`.
+    fn _put_many<'py>(
+        &self,
+        py: Python<'py>,
+        groups: &Bound<'py, PyList>,
+        senders: &Bound<'py, PyList>,
+        payloads: &Bound<'py, PyList>,
+        options: &Bound<'py, PyDict>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         let inner = self.inner()?;
         let read = || {
-            let options = engine::Options {
-                id: arguments::optional_name("id", id)?.map(Into::into),
-                at: at.map(|at| arguments::time("at", at)).transpose()?,
-                size: size.map_or(Ok(engine::Size::ONE), |size| arguments::size("size", size))?,
-                batch_key: arguments::optional_name("batch_key", batch_key)?.map(Into::into),
-                quiet: inner.own_quiet(quiet_s)?,
-                flush: flush.map_or(Ok(false), |flag| arguments::flag("flush", flag))?,
-                standalone: standalone
-                    .map_or(Ok(false), |flag| arguments::flag("standalone", flag))?,
-                ..engine::Options::default()
-            };
-            let (room, who) = (
-                arguments::name("group", group)?,
-                arguments::name("sender", sender)?,
-            );
-            PyResult::Ok((room, who, options))
+            let rows = columns::read(groups, senders, payloads, options)?;
+            for row in &rows {
+                push::fits_group(&row.options, || inner.max_wait(&row.group))?;
+            }
+            PyResult::Ok(rows)
         };
-        let (room, who, options) = read().map_err(|wrong| inner.closed_or(py, wrong))?;
-        let receipt = inner.receipts.blank(py)?;
-        let now = inner.clock.now();
-        let names = Names {
-            group: group.clone().unbind(),
-            sender: sender.clone().unbind(),
-            id: id.map(|id| id.clone().unbind()),
-        };
-        let accepted = inner.receipts.accept(
-            py,
-            &receipt,
-            || inner.intake.push(now, room, who, payload, options),
-            |accepted| Told::new(accepted.seq.as_u64(), names),
-        );
-        match accepted {
-            Ok(accepted) if accepted.wake => inner.wake_for_push(py)?,
-            Ok(_) => {}
-            Err(refused) => return Err(inner.refuse(py, &refused)),
+        let rows = read().map_err(|wrong| inner.closed_or(py, wrong))?;
+        if inner.intake.is_closed() {
+            return Err(inner.closed(py, inner.intake.depth()));
         }
-        Ok(receipt)
+        let mut verdicts = Vec::with_capacity(rows.len());
+        let (now, mut wake) = (inner.clock.now(), false);
+        for row in rows {
+            let pushed = inner.push(
+                py,
+                now,
+                (&row.group, &row.sender),
+                row.payload,
+                row.options,
+                Attempt::First,
+            )?;
+            verdicts.push(columns::verdict(&pushed));
+            wake |= pushed.as_ref().is_ok_and(|accepted| accepted.wake);
+        }
+        if wake {
+            inner.wake_for_push(py)?;
+        } else if inner.observed.load(Ordering::Relaxed) {
+            inner.wake(py)?;
+        }
+        Ok(PyBytes::new(py, &verdicts))
+    }
+
+    fn withdraw(
+        &self,
+        py: Python<'_>,
+        group: &Bound<'_, PyAny>,
+        id: &Bound<'_, PyAny>,
+    ) -> PyResult<&'static str> {
+        let (group, id) = (arguments::name("group", group)?, arguments::name("id", id)?);
+        let done = self
+            .usable()?
+            .control(py, |engine, now, out| engine.withdraw(now, group, id, out))?;
+        Ok(if done { "done" } else { "too_late" })
+    }
+
+    fn edit(
+        &self,
+        py: Python<'_>,
+        group: &Bound<'_, PyAny>,
+        id: &Bound<'_, PyAny>,
+        payload: Payload,
+    ) -> PyResult<&'static str> {
+        let (group, id) = (arguments::name("group", group)?, arguments::name("id", id)?);
+        let edited = self.usable()?.control(py, |engine, now, out| {
+            engine.edit(now, group, id, payload, out)
+        })?;
+        Ok(if edited.is_ok() { "done" } else { "too_late" })
+    }
+
+    #[pyo3(signature = (group, sender, on = None), text_signature = "($self, group, sender, on=True)")]
+    fn typing(
+        &self,
+        py: Python<'_>,
+        group: &Bound<'_, PyAny>,
+        sender: &Bound<'_, PyAny>,
+        on: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let group = arguments::name("group", group)?;
+        let sender = arguments::name("sender", sender)?;
+        let on = on.map_or(Ok(true), |on| arguments::flag("on", on))?;
+        self.usable()?.control(py, |engine, now, out| {
+            engine.typing(now, group, sender, on, out);
+        })
+    }
+
+    fn set_members(
+        &self,
+        py: Python<'_>,
+        group: &Bound<'_, PyAny>,
+        members: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let group = arguments::name("group", group)?;
+        let members = arguments::count("members", members)?;
+        self.usable()?.control(py, |engine, now, out| {
+            engine.set_members(now, group, members, out);
+        })
+    }
+
+    fn set_sender(
+        &self,
+        py: Python<'_>,
+        group: &Bound<'_, PyAny>,
+        sender: &Bound<'_, PyAny>,
+        weight: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let group = arguments::name("group", group)?;
+        let sender = arguments::name("sender", sender)?;
+        let weight = match weight {
+            Some(weight) => arguments::points("weight", weight)?,
+            None => engine::Points::default(),
+        };
+        self.usable()?.control(py, |engine, now, out| {
+            engine.set_sender(now, group, sender, weight, out);
+        })
+    }
+
+    /// Gives a group the settings of a `Config.profile()`; False: `lanes` is in use.
+    fn _configure(
+        &self,
+        py: Python<'_>,
+        group: &Bound<'_, PyAny>,
+        given: &Bound<'_, PyDict>,
+    ) -> PyResult<bool> {
+        let group = arguments::name("group", group)?;
+        let profile = profile(given)?;
+        let configured = self.usable()?.control(py, |engine, now, out| {
+            engine.configure(now, group, profile, out)
+        })?;
+        Ok(configured.is_ok())
+    }
+
+    /// Refuses what cannot be the name of a group.
+    fn _named(&self, group: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.usable()?;
+        arguments::name("group", group).map(|_| ())
+    }
+
+    fn _explain<'py>(
+        &self,
+        py: Python<'py>,
+        group: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let group = arguments::name("group", group)?;
+        self.usable()?
+            .look(py, |engine, now, out| engine.explain(now, group, out))?
+            .map(|explained| explain::explained(py, explained))
+            .transpose()
     }
 
     #[pyo3(signature = (group = None, *, for_s = None))]
@@ -227,14 +457,14 @@ impl Core {
         inner.woken.store(false, Ordering::Release);
         let now = inner.clock.now();
         let mut out = Outbox::default();
-        let call = {
+        let (call, admitted) = {
             let mut scheduler = lock(&inner.scheduler);
             scheduler.slice.renew();
             let call = scheduler.next(py, now, &mut out);
             scheduler.keep_events(&mut out);
-            call
+            (call, scheduler.take_admitted())
         };
-        inner.receipts.end(py, &out.ended, None)?;
+        inner.tell(py, &out, admitted, None)?;
         call.map(|call| inner.hand_out(py, call)).transpose()
     }
 
@@ -297,7 +527,7 @@ impl Core {
     fn _is_idle(&self) -> PyResult<bool> {
         let inner = self.inner()?;
         // In this order: what starts between the two is counted by both.
-        let waiting = inner.intake.depth();
+        let waiting = inner.intake.depth() + u64::from(inner.intake.bypassing());
         Ok(waiting == 0 && lock(&inner.scheduler).running == 0)
     }
 
@@ -468,17 +698,14 @@ enum Ending {
 impl Inner {
     fn new(
         py: Python<'_>,
-        flat: &Bound<'_, PyDict>,
+        given: &Bound<'_, PyDict>,
         clock: Option<&Bound<'_, ManualClock>>,
     ) -> PyResult<Self> {
-        let settings = settings(flat)?;
-        let (lanes, max_wait) = (settings.lanes, settings.max_wait);
+        let profile = profile(given)?;
         let number = QUEUES.fetch_add(1, Ordering::Relaxed);
-        let engine = Engine::new(settings);
+        let engine = Engine::new(profile);
         let inner = Self {
             number,
-            lanes,
-            max_wait,
             intake: engine.intake(),
             scheduler: Mutex::new(Scheduler::new(engine)),
             clock: Clock::system(),
@@ -494,19 +721,135 @@ impl Inner {
         Ok(inner)
     }
 
-    /// A quiet period of the message's own (rule W6).
-    fn own_quiet(&self, quiet_s: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
-        let Some(given) = quiet_s else {
-            return Ok(None);
+    /// Reads, pushes, wakes. The inner error is a refusal, which may be for the caller to raise.
+    #[allow(clippy::too_many_arguments)]
+    fn put(
+        &self,
+        py: Python<'_>,
+        group: &Bound<'_, PyAny>,
+        sender: &Bound<'_, PyAny>,
+        payload: Payload,
+        wish: &Wish<'_, '_>,
+        attempt: Attempt,
+        ticket: Option<Ticket>,
+    ) -> PyResult<Result<Py<Receipt>, Refused<Payload>>> {
+        let read = || {
+            let options = wish.read()?;
+            let room = arguments::name("group", group)?;
+            push::fits_group(&options, || self.max_wait(room))?;
+            PyResult::Ok((room, arguments::name("sender", sender)?, options))
         };
-        let quiet = arguments::seconds("quiet_s", given)?;
-        if quiet == Duration::MAX && self.max_wait == Duration::MAX {
-            return Err(PyValueError::new_err(
-                "quiet_s=inf in a queue with max_wait_s=inf: the message would wait for ever; give \
-                 it seconds, or the queue a max_wait_s",
-            ));
+        let (room, who, options) = read().map_err(|wrong| self.closed_or(py, wrong))?;
+        let receipt = self.receipts.blank(py)?;
+        let now = self.clock.now();
+        let names = || Names {
+            group: group.clone().unbind(),
+            sender: sender.clone().unbind(),
+            id: wish.id.map(|id| id.clone().unbind()),
+        };
+        let told = |accepted: &Accepted| Told::new(accepted.seq.as_u64(), names());
+        let mut pushed = match ticket {
+            None => self.receipts.accept(
+                py,
+                &receipt,
+                || {
+                    self.intake
+                        .push_as(attempt, now, room, who, payload, options)
+                },
+                told,
+            ),
+            Some(ticket) => {
+                let mut scheduler = lock(&self.scheduler);
+                let engine = &mut scheduler.engine;
+                let pushed = engine.push_with(now, ticket, room, who, payload, options);
+                let (future, admitted) =
+                    (scheduler.line.remove(&ticket), scheduler.take_admitted());
+                let accepted = pushed.as_ref().ok();
+                let before =
+                    accepted.map(|accepted| self.receipts.adopt(py, &receipt, told(accepted)));
+                drop(scheduler);
+                drop((future, before));
+                self.tell(py, &Outbox::default(), admitted, None)?;
+                pushed
+            }
+        };
+        if pushed.as_ref().is_err_and(|refused| refused.stale) {
+            self.operate(py, Engine::make_room)?;
+            pushed = pushed.or_else(|refused| {
+                let Refused {
+                    payload, options, ..
+                } = refused;
+                self.receipts.accept(
+                    py,
+                    &receipt,
+                    || {
+                        self.intake
+                            .push_as(Attempt::Last, now, room, who, payload, *options)
+                    },
+                    told,
+                )
+            });
         }
-        Ok(Some(quiet))
+        let accepted = match pushed {
+            Ok(accepted) => accepted,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        if accepted.crowded {
+            self.operate(py, Engine::make_room)?;
+        }
+        if accepted.wake {
+            self.wake_for_push(py)?;
+        }
+        Ok(Ok(receipt))
+    }
+
+    /// The longest wait of a window in a group, as it is set now.
+    fn max_wait(&self, group: &str) -> Duration {
+        lock(&self.scheduler).engine.settings_of(group).max_wait
+    }
+
+    /// The same for a row whose receipt nobody asked for.
+    fn push(
+        &self,
+        py: Python<'_>,
+        now: Time,
+        (group, sender): (&str, &str),
+        payload: Payload,
+        options: engine::Options,
+        attempt: Attempt,
+    ) -> PyResult<Result<Accepted, Refused<Payload>>> {
+        let pushed = self
+            .intake
+            .push_as(attempt, now, group, sender, payload, options);
+        match pushed {
+            Ok(accepted) if accepted.crowded => {
+                self.operate(py, Engine::make_room)?;
+                Ok(Ok(accepted))
+            }
+            Err(Refused {
+                stale: true,
+                payload,
+                options,
+                ..
+            }) => {
+                self.operate(py, Engine::make_room)?;
+                self.push(py, now, (group, sender), payload, *options, Attempt::Last)
+            }
+            verdict => Ok(verdict),
+        }
+    }
+
+    /// Tells receipts and those in line what has come of a call, once the engine is free again. What
+    /// ended is dropped by the caller.
+    fn tell(
+        &self,
+        py: Python<'_>,
+        out: &Outbox<Payload>,
+        admitted: Vec<Py<PyAny>>,
+        outcome: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        self.receipts.end(py, &out.ended, outcome)?;
+        receipts::resolve(py, admitted)
     }
 
     /// Locks, calls, unlocks; then tells receipts, and drops the payloads of what ended.
@@ -517,13 +860,13 @@ impl Inner {
     ) -> PyResult<T> {
         let now = self.clock.now();
         let mut out = Outbox::default();
-        let answer = {
+        let (answer, admitted) = {
             let mut scheduler = lock(&self.scheduler);
             let answer = call(&mut scheduler.engine, now, &mut out);
             scheduler.keep_events(&mut out);
-            answer
+            (answer, scheduler.take_admitted())
         };
-        self.receipts.end(py, &out.ended, None)?;
+        self.tell(py, &out, admitted, None)?;
         Ok(answer)
     }
 
@@ -562,7 +905,7 @@ impl Inner {
         let now = self.clock.now();
         let lease = batch.lease_id();
         let mut out = Outbox::default();
-        let (next, turn) = {
+        let (next, turn, admitted) = {
             let mut scheduler = lock(&self.scheduler);
             scheduler.end(|engine| match ending {
                 Ending::Done => engine.settle(now, lease, Outcome::Done, &mut out),
@@ -579,9 +922,9 @@ impl Inner {
                 scheduler.next(py, now, &mut out)
             };
             scheduler.keep_events(&mut out);
-            (next, turn)
+            (next, turn, scheduler.take_admitted())
         };
-        self.receipts.end(py, &out.ended, outcome)?;
+        self.tell(py, &out, admitted, outcome)?;
         match next {
             Some(call) => Ok(self.hand_out(py, call)?.into_any()),
             None if turn => Ok(PyBool::new(py, false).to_owned().into_any()),
@@ -591,7 +934,7 @@ impl Inner {
 
     fn hand_out<'py>(&self, py: Python<'py>, call: Call) -> PyResult<Bound<'py, Batch>> {
         self.receipts.run(py, call.seqs());
-        Bound::new(py, Batch::new(call, self.number, self.lanes))
+        Bound::new(py, Batch::new(call, self.number))
     }
 
     /// Has the driver look, once for all who ask before it does.

@@ -1,12 +1,10 @@
 //! Figures of the engine as plain Python values; `stats.py` gives them their form.
 
-use chinwag_engine::{
-    ClosedBy, End, Histogram, Ledger, MessageName, Metrics, Refusal, Status, Time,
-};
+use chinwag_engine::{ClosedBy, End, Histogram, Ledger, Metrics, Refusal, Status, Strategy, Time};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::error;
+use crate::{error, explain};
 
 /// Edges of the buckets of every histogram, in whole units.
 #[pyfunction]
@@ -27,20 +25,15 @@ pub(crate) fn ledger<'py>(py: Python<'py>, ledger: &Ledger) -> PyResult<Bound<'p
 }
 
 pub(crate) fn status(py: Python<'_>, now: Time, status: Status) -> PyResult<Bound<'_, PyDict>> {
-    let current = status.current.into_iter().map(|name| match name {
-        MessageName::Given(id) => String::from(id),
-        MessageName::Automatic(seq) => seq.automatic_id(),
-    });
     let figures = PyDict::new(py);
     figures.set_item("paused", status.paused)?;
     figures.set_item("waiting", status.waiting)?;
     figures.set_item("running", status.running)?;
     figures.set_item("senders", status.senders)?;
     figures.set_item("back_to_back_groups", status.back_to_back)?;
-    figures.set_item(
-        "current_message_ids",
-        pyo3::types::PyTuple::new(py, current.collect::<Vec<_>>())?,
-    )?;
+    figures.set_item("context", status.context)?;
+    figures.set_item("size", status.size)?;
+    figures.set_item("current_message_ids", explain::ids(py, &status.current)?)?;
     figures.set_item("oldest_age_s", age(now, status.oldest_at))?;
     Ok(figures)
 }
@@ -74,6 +67,19 @@ pub(crate) fn metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound
     figures.set_item("forgotten_groups", metrics.forgotten_groups)?;
     figures.set_item("forgotten_ids", metrics.forgotten_ids)?;
     figures.set_item("groups", metrics.groups)?;
+    let ends: Vec<_> = metrics
+        .ends
+        .iter()
+        .map(|(end, reason, count)| (end.name(), *reason, *count))
+        .collect();
+    figures.set_item("end_reasons", ends)?;
+    let strategies = PyDict::new(py);
+    for strategy in Strategy::ALL {
+        let figures = &metrics.strategies[strategy as usize];
+        let wait = histogram(py, &figures.wait)?;
+        strategies.set_item(strategy.name(), (figures.started, wait))?;
+    }
+    figures.set_item("strategies", strategies)?;
     figures.set_item("wait", histogram(py, &metrics.wait())?)?;
     figures.set_item("handling", histogram(py, &metrics.handling)?)?;
     figures.set_item("batch_size", histogram(py, &metrics.batch_size)?)?;

@@ -7,11 +7,14 @@
 mod arguments;
 mod batch;
 mod clock;
+mod columns;
 mod core;
 mod error;
 mod events;
+mod explain;
 mod figures;
 mod message;
+mod push;
 mod receipt;
 mod receipts;
 mod scheduler;

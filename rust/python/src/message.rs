@@ -90,6 +90,16 @@ impl Message {
         self.entry.standalone
     }
 
+    #[getter]
+    fn real_time(&self) -> bool {
+        self.entry.real_time
+    }
+
+    #[getter]
+    fn rank(&self) -> f64 {
+        self.options().map_or(0.0, |options| options.rank.as_f64())
+    }
+
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let payload = self.entry.payload.bind(py).repr()?;
         let payload = payload.to_string_lossy();

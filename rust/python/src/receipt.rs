@@ -153,6 +153,16 @@ impl Receipt {
             .call1((slf,))
     }
 
+    #[pyo3(signature = (timeout = None))]
+    fn result<'py>(
+        slf: &Bound<'py, Self>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        static WAIT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        WAIT.import(slf.py(), "chinwag._receipts", "wait")?
+            .call1((slf, timeout))
+    }
+
     fn __repr__(&self, py: Python<'_>) -> String {
         let group = self
             .group(py)

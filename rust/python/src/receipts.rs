@@ -138,13 +138,18 @@ impl Receipts {
                 .map(|outcome| outcome.clone().unbind());
             waiters.append(&mut receipt.get().end(*end, reason, outcome));
         }
-        if waiters.is_empty() {
-            return Ok(());
-        }
-        RESOLVE
-            .import(py, "chinwag._receipts", "resolve")?
-            .call1((waiters,))?;
-        Ok(())
+        resolve(py, waiters)
+    }
+
+    /// A receipt tells of a message that has been accepted; nobody else can end it yet.
+    /// What is given back must be dropped without a lock.
+    #[must_use]
+    pub(crate) fn adopt(&self, py: Python<'_>, receipt: &Py<Receipt>, told: Told) -> Told {
+        let mut kept = lock(&self.kept);
+        let before = receipt.get().retell(told);
+        kept.by_seq
+            .insert(receipt.get().seq(), receipt.clone_ref(py));
+        before
     }
 
     /// The sequence number of the last receipt if it is held and open; none at all when there is
@@ -200,7 +205,17 @@ impl Kept {
     }
 }
 
-static RESOLVE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+/// Wakes those that wait, on whichever loop they do.
+pub(crate) fn resolve(py: Python<'_>, waiters: Vec<Py<PyAny>>) -> PyResult<()> {
+    static RESOLVE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if waiters.is_empty() {
+        return Ok(());
+    }
+    RESOLVE
+        .import(py, "chinwag._receipts", "resolve")?
+        .call1((waiters,))?;
+    Ok(())
+}
 
 /// Sequence numbers are dense, so one multiplication spreads them well enough.
 #[derive(Default)]

@@ -1,9 +1,10 @@
 //! The engine behind its lock, and what is copied out of it while the lock is held.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chinwag_engine::{Engine, Event, LeaseLost, Outbox, Time};
+use chinwag_engine::{Engine, Event, LeaseLost, Outbox, Ticket, Time};
 use pyo3::prelude::*;
 
 use crate::batch::Call;
@@ -19,6 +20,8 @@ pub(crate) struct Scheduler {
     events: Vec<Event>,
     /// What was too much to be kept until the loop gets to it.
     missed: u64,
+    /// Futures of those who stand in line for room.
+    pub(crate) line: HashMap<Ticket, Py<PyAny>>,
     pub(crate) slice: Slice,
 }
 
@@ -29,6 +32,7 @@ impl Scheduler {
             running: 0,
             events: Vec::new(),
             missed: 0,
+            line: HashMap::new(),
             slice: Slice::default(),
         }
     }
@@ -53,6 +57,19 @@ impl Scheduler {
         let ended = end(&mut self.engine).is_ok();
         self.running -= usize::from(ended);
         ended
+    }
+
+    /// The futures of those in line who have been given a place.
+    pub(crate) fn take_admitted(&mut self) -> Vec<Py<PyAny>> {
+        if self.line.is_empty() {
+            return Vec::new();
+        }
+        let admitted = self.engine.take_admitted();
+        let line = &mut self.line;
+        admitted
+            .iter()
+            .filter_map(|ticket| line.remove(ticket))
+            .collect()
     }
 
     /// Keeps what happened for the loop, up to a limit: it may be blocked.

@@ -1,24 +1,58 @@
-//! The flat settings of a `Config`, already checked by it, as the engine wants them.
+//! The settings of a `Config`, already checked and merged by it, as the engine wants them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use chinwag_engine::{Lanes, Settings, Size};
+use chinwag_engine::{
+    Band, FairBy, Keep, Lanes, Overflow, Points, Profile, Rate, Settings, Size, SizeBy, Strategy,
+    Weight,
+};
 use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 
 use crate::arguments::whole_micros;
 
-pub(crate) fn settings(flat: &Bound<'_, PyDict>) -> PyResult<Settings> {
+/// What `Config.profile()` gives: settings and strategy below the first band, and the bands.
+pub(crate) fn profile(given: &Bound<'_, PyDict>) -> PyResult<Profile> {
+    let given = Flat(given);
+    let below = Arc::new(settings(&given.value::<Bound<'_, PyDict>>("settings")?)?);
+    let mut known = vec![below.clone()];
+    let mut bands = Vec::new();
+    for band in given.value::<Vec<Bound<'_, PyTuple>>>("bands")? {
+        let (from, strategy, flat): (u32, String, Bound<'_, PyDict>) = band.extract()?;
+        let settings = settings(&flat)?;
+        // Bands that differ in nothing but their strategy share their settings.
+        let settings = match known.iter().find(|known| ***known == settings) {
+            Some(known) => known.clone(),
+            None => Arc::new(settings),
+        };
+        known.push(settings.clone());
+        let strategy = word("strategy", &strategy, &STRATEGIES)?;
+        bands.push(Band {
+            from,
+            strategy,
+            settings,
+        });
+    }
+    Ok(Profile {
+        settings: below,
+        strategy: given.word("strategy", &STRATEGIES)?,
+        bands,
+    })
+}
+
+fn settings(flat: &Bound<'_, PyDict>) -> PyResult<Settings> {
     let flat = Flat(flat);
-    let lanes: String = flat.value("lanes")?;
     Ok(Settings {
-        lanes: match lanes.as_str() {
-            "sender" => Lanes::Sender,
-            "group" => Lanes::Group,
-            "message" => Lanes::Message,
-            _ => return Err(PyValueError::new_err(format!("lanes={lanes:?}"))),
-        },
+        lanes: flat.word(
+            "lanes",
+            &[
+                ("sender", Lanes::Sender),
+                ("group", Lanes::Group),
+                ("message", Lanes::Message),
+            ],
+        )?,
         back_to_back: flat.span("back_to_back_s")?,
         burst: flat.span("burst_s")?,
         quiet: flat.span("quiet_s")?,
@@ -27,18 +61,62 @@ pub(crate) fn settings(flat: &Bound<'_, PyDict>) -> PyResult<Settings> {
             .value::<Option<f64>>("max_batch")?
             .and_then(Size::from_f64),
         min_batch: flat.value("min_batch")?,
-        max_gap: flat.value::<Option<f64>>("max_gap_s")?.map(whole_micros),
+        max_gap: flat.optional_span("max_gap_s")?,
+        keep: flat.word("keep", &[("all", Keep::All), ("latest", Keep::Latest)])?,
         quiet_when_idle: flat.value("quiet_when_idle")?,
         quiet_when_busy: flat.value("quiet_when_busy")?,
+        typing_expires: flat.span("typing_expires_s")?,
+        real_time: flat.points("real_time")?,
+        back_to_back_points: flat.points("back_to_back")?,
+        burst_points: flat.points("burst")?,
+        sender: flat.value("sender")?,
+        aging: flat.points("aging")?,
+        weight: Weight::from_f64(flat.value("weight")?).unwrap_or_default(),
         max_concurrent_per_group: flat.value("max_concurrent_per_group")?,
-        max_concurrent: flat.value("max_concurrent")?,
+        rate_per_group: flat.rate("rate_per_group")?,
         capacity_per_group: flat.value("capacity_per_group")?,
-        capacity: flat.value("capacity")?,
+        overflow: flat.word(
+            "overflow",
+            &[
+                ("refuse", Overflow::Refuse),
+                ("drop_newest", Overflow::DropNewest),
+                ("drop_oldest", Overflow::DropOldest),
+            ],
+        )?,
         dedup: flat.span("dedup_s")?,
         dedup_limit: flat.value("dedup_limit")?,
+        ttl: flat.optional_span("ttl_s")?,
+        context_limit: flat.value("context_limit")?,
+        context_ttl: flat.span("context_ttl_s")?,
+        max_concurrent: flat.value("max_concurrent")?,
+        rate: flat.rate("rate")?,
+        capacity: flat.value("capacity")?,
+        max_bypass: flat.value("max_bypass")?,
+        fair_by: flat.word(
+            "fair_by",
+            &[("calls", FairBy::Calls), ("time", FairBy::Time)],
+        )?,
+        size_by: flat.word(
+            "size_by",
+            &[("active", SizeBy::Active), ("members", SizeBy::Members)],
+        )?,
+        size_window: flat.span("size_window_s")?,
         idle_group: flat.span("idle_group_s")?,
-        ..Settings::default()
     })
+}
+
+const STRATEGIES: [(&str, Strategy); 4] = [
+    ("round_robin", Strategy::RoundRobin),
+    ("priority", Strategy::Priority),
+    ("load_balanced", Strategy::LoadBalanced),
+    ("adaptive", Strategy::Adaptive),
+];
+
+fn word<T: Copy>(key: &str, given: &str, words: &[(&str, T)]) -> PyResult<T> {
+    let found = words.iter().find(|(word, _)| *word == given);
+    found
+        .map(|(_, value)| *value)
+        .ok_or_else(|| PyValueError::new_err(format!("{key}={given:?}")))
 }
 
 struct Flat<'a, 'py>(&'a Bound<'py, PyDict>);
@@ -55,12 +133,32 @@ impl<'py> Flat<'_, 'py> {
         found.extract().map_err(Into::into)
     }
 
+    fn word<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> PyResult<T> {
+        word(key, &self.value::<String>(key)?, words)
+    }
+
     fn span(&self, key: &str) -> PyResult<Duration> {
-        let seconds: f64 = self.value(key)?;
-        Ok(if seconds == f64::INFINITY {
-            Duration::MAX
-        } else {
-            whole_micros(seconds)
-        })
+        Ok(span(self.value(key)?))
+    }
+
+    fn optional_span(&self, key: &str) -> PyResult<Option<Duration>> {
+        Ok(self.value::<Option<f64>>(key)?.map(span))
+    }
+
+    fn points(&self, key: &str) -> PyResult<Points> {
+        self.value(key).map(Points::from_f64)
+    }
+
+    fn rate(&self, key: &str) -> PyResult<Option<Rate>> {
+        let given: Option<(f64, f64)> = self.value(key)?;
+        Ok(given.and_then(|(per_second, burst)| Rate::new(per_second, burst)))
+    }
+}
+
+fn span(seconds: f64) -> Duration {
+    if seconds == f64::INFINITY {
+        Duration::MAX
+    } else {
+        whole_micros(seconds)
     }
 }

@@ -1,0 +1,179 @@
+"""Why the next one is next, and why the others wait: what `Queue.explain` gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+from chinwag.config import Effective
+from chinwag.stats import human_s
+
+__all__ = ["Explanation", "RunningCall", "Score", "WaitingBatch", "WaitsFor"]
+
+WaitsFor: TypeAlias = Literal[
+    "turn",
+    "slot",
+    "token",
+    "pause",
+    "lane_busy",
+    "quiet",
+    "max_wait",
+    "delay",
+    "next_call",
+]
+"""What a batch waits for: its turn among others that could start too; a free slot or token of its
+group or of the queue; the end of a pause; the call of its lane or the batches before it; the end of
+its quiet time, longest wait or delay; as context, the group's next call.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """What a batch has to say for itself, in points; each part is named after its setting."""
+
+    real_time: float
+    back_to_back: float
+    burst: float
+    sender: float
+    """The setting `sender` times the weight of the sender."""
+    rank: float
+    """The largest rank among its messages."""
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.real_time + self.back_to_back + self.burst + self.sender + self.rank
+
+    def __str__(self) -> str:
+        parts = [f"{name} {_points(points)}" for name, points in asdict(self).items() if points]
+        return f"{_points(self.total)} ({', '.join(parts)})" if parts else "0"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunningCall:
+    """A call that runs, and why it started when it did."""
+
+    sender: str
+    """Who wrote its first message."""
+    ids: tuple[str, ...]
+    """Its messages."""
+    started_at: float
+    """In epoch seconds."""
+    closed_by: str | None
+    """What made its window due; None for one that bypassed the others."""
+    score: Score
+    standing: float
+    """What its sender had been served when it started, in calls."""
+    group_standing: float
+    """What its group had been served then, in calls."""
+    bypass: bool
+
+    def __str__(self) -> str:
+        if self.bypass:
+            return f"{self.sender} {_ids(self.ids)}: beside everything"
+        return (
+            f"{self.sender} {_ids(self.ids)}: closed by {self.closed_by}, score {self.score}, "
+            f"sender stood at {_points(self.standing)}, group at {_points(self.group_standing)}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WaitingBatch:
+    """Messages that wait together, and the one thing they wait for."""
+
+    sender: str
+    """Who wrote the first of them."""
+    ids: tuple[str, ...]
+    since: float
+    """When the first arrived, in epoch seconds; when it was pushed, of a delayed one."""
+    score: Score
+    standing: float
+    """What their sender has been served, in calls."""
+    waits_for: WaitsFor
+    until: float | None
+    """When that ends by itself, in epoch seconds; None where that depends on others."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.sender} {_ids(self.ids)}: waits for {self.waits_for}, "
+            f"score {self.score}, sender stands at {_points(self.standing)}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Explanation:
+    """How the messages of a group stand at one moment.
+
+    Between the senders of a group, and between the groups, the largest *score - standing* starts
+    first; see docs/order.md.
+    """
+
+    group: str
+    at: float
+    """The moment, in epoch seconds."""
+    strategy: str
+    """What counts as served among its senders."""
+    size: int
+    """Its active senders, or its members under `size_by="members"`."""
+    standing: float
+    """What the group has been served, in calls."""
+    now_served: float
+    """What a group would have been served that was always there: who comes back stands here."""
+    senders_served: float
+    """The same for a sender of this group."""
+    running: tuple[RunningCall, ...]
+    """The oldest first."""
+    waiting: tuple[WaitingBatch, ...]
+    """Who could start first; who waits for something else behind them."""
+    settings: Mapping[str, Effective]
+    """The settings in force, and where each comes from."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain dicts, lists and numbers."""
+        plain = asdict(self)
+        plain["settings"] = {key: item._asdict() for key, item in self.settings.items()}
+        for part in (*plain["running"], *plain["waiting"]):
+            part["ids"] = list(part["ids"])
+            part["score"]["total"] = sum(part["score"].values())
+        plain["running"], plain["waiting"] = list(plain["running"]), list(plain["waiting"])
+        return plain
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """The same as JSON. An endless time is the text "inf"."""
+        return json.dumps(_finite(self.as_dict()), indent=indent, default=str)
+
+    def __repr__(self) -> str:
+        stands = f"stands at {_points(self.standing)} (now served {_points(self.now_served)})"
+        lines = [f"{self.group}: {self.strategy}, size {self.size}, {stands}"]
+        lines += [
+            f"  runs   {call} since {human_s(self.at - call.started_at)}" for call in self.running
+        ]
+        for batch in self.waiting:
+            left = (
+                "" if batch.until is None else f" (in {human_s(max(batch.until - self.at, 0.0))})"
+            )
+            lines.append(f"  waits  {batch}{left}")
+        if not self.running and not self.waiting:
+            lines.append("  nothing runs or waits")
+        return "\n".join(lines)
+
+
+def _points(points: float) -> str:
+    return f"{points:,.6f}".rstrip("0").rstrip(".")
+
+
+def _ids(ids: tuple[str, ...]) -> str:
+    shown = ", ".join(ids[:3])
+    return f"[{shown}]" if len(ids) <= 3 else f"[{shown}, … {len(ids):,} in all]"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return str(value)
+    return value

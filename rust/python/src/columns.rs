@@ -1,0 +1,121 @@
+//! Many messages at once, as columns of one length: all of them are read before the first is pushed.
+
+use chinwag_engine::{Accepted, Options, Refusal, Refused};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use crate::push::Wish;
+use crate::scheduler::Payload;
+
+/// One message.
+pub(crate) struct Row {
+    pub(crate) group: String,
+    pub(crate) sender: String,
+    pub(crate) payload: Payload,
+    pub(crate) options: Options,
+}
+
+/// Reads the columns, which `queue.py` has made lists of one length. A wrong value is told with its row.
+pub(crate) fn read(
+    groups: &Bound<'_, PyList>,
+    senders: &Bound<'_, PyList>,
+    payloads: &Bound<'_, PyList>,
+    options: &Bound<'_, PyDict>,
+) -> PyResult<Vec<Row>> {
+    let column = |name| -> PyResult<Option<Bound<'_, PyList>>> {
+        let found = options.get_item(name)?;
+        found.map(|column| Ok(column.cast_into()?)).transpose()
+    };
+    let at = column("at")?;
+    let ids = column("id")?;
+    let real_time = column("real_time")?;
+    let rank = column("rank")?;
+    let size = column("size")?;
+    let batch_key = column("batch_key")?;
+    let quiet_s = column("quiet_s")?;
+    let flush = column("flush")?;
+    let standalone = column("standalone")?;
+    let bypass = column("bypass")?;
+    let context = column("context")?;
+    let ttl_s = column("ttl_s")?;
+    let delay_s = column("delay_s")?;
+    let mut rows = Vec::with_capacity(groups.len());
+    for row in 0..groups.len() {
+        let cells = [
+            cell(ids.as_ref(), row)?,
+            cell(at.as_ref(), row)?,
+            cell(real_time.as_ref(), row)?,
+            cell(rank.as_ref(), row)?,
+            cell(size.as_ref(), row)?,
+            cell(batch_key.as_ref(), row)?,
+            cell(quiet_s.as_ref(), row)?,
+            cell(flush.as_ref(), row)?,
+            cell(standalone.as_ref(), row)?,
+            cell(bypass.as_ref(), row)?,
+            cell(context.as_ref(), row)?,
+            cell(ttl_s.as_ref(), row)?,
+            cell(delay_s.as_ref(), row)?,
+        ];
+        let wish = Wish {
+            id: cells[0].as_ref(),
+            at: cells[1].as_ref(),
+            real_time: cells[2].as_ref(),
+            rank: cells[3].as_ref(),
+            size: cells[4].as_ref(),
+            batch_key: cells[5].as_ref(),
+            quiet_s: cells[6].as_ref(),
+            flush: cells[7].as_ref(),
+            standalone: cells[8].as_ref(),
+            bypass: cells[9].as_ref(),
+            context: cells[10].as_ref(),
+            ttl_s: cells[11].as_ref(),
+            delay_s: cells[12].as_ref(),
+        };
+        let (group, sender) = (groups.get_item(row)?, senders.get_item(row)?);
+        let read = || {
+            PyResult::Ok(Row {
+                group: crate::arguments::name("group", &group)?.to_owned(),
+                sender: crate::arguments::name("sender", &sender)?.to_owned(),
+                payload: payloads.get_item(row)?.unbind(),
+                options: wish.read()?,
+            })
+        };
+        rows.push(read().map_err(|wrong| in_row(groups.py(), row, &wrong))?);
+    }
+    Ok(rows)
+}
+
+/// The verdict on a row, as its place among the words of `Verdicts`.
+pub(crate) fn verdict(pushed: &Result<Accepted, Refused<Payload>>) -> u8 {
+    match pushed {
+        Ok(accepted) if accepted.evicted => 4,
+        Ok(_) => 0,
+        Err(refused) => match refused.reason {
+            Refusal::Duplicate => 1,
+            Refusal::GroupFull | Refusal::Full | Refusal::BypassFull => 2,
+            Refusal::Closed => 5,
+        },
+    }
+}
+
+/// A value of a column that may have been left out, and may leave out values.
+fn cell<'py>(
+    column: Option<&Bound<'py, PyList>>,
+    row: usize,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let found = column.map(|column| column.get_item(row)).transpose()?;
+    Ok(found.filter(|value| !value.is_none()))
+}
+
+/// What is wrong with a row, with its number.
+fn in_row(py: Python<'_>, row: usize, wrong: &PyErr) -> PyErr {
+    let text = format!("row {row}: {}", wrong.value(py));
+    if wrong.is_instance_of::<pyo3::exceptions::PyTypeError>(py) {
+        pyo3::exceptions::PyTypeError::new_err(text)
+    } else if wrong.is_instance_of::<PyValueError>(py) {
+        PyValueError::new_err(text)
+    } else {
+        wrong.clone_ref(py)
+    }
+}

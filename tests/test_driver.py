@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -1152,6 +1153,31 @@ def test_a_push_before_its_loop_closes_hides_nothing(kind: str) -> None:
 
     ledger = queue.check()
     assert (ledger.waiting, ledger.running) == (0, 0)
+
+
+def test_a_log_of_a_lost_loop_may_push() -> None:
+    """A handler of the log that sends what it gets through the queue is refused, and no more."""
+    pushed: list[object] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            try:
+                pushed.append(queue.put_nowait("log", "bot", record.getMessage()))
+            except QueueClosed as error:
+                pushed.append(error.reason)
+
+    loop = asyncio.new_event_loop()
+    queue = Queue[str](RecordingHandler[str]())
+    loop.run_until_complete(queue.start())
+    handler = Handler()
+    logging.getLogger("chinwag").addHandler(handler)
+    try:
+        loop.close()
+    finally:
+        logging.getLogger("chinwag").removeHandler(handler)
+
+    assert pushed == ["loop_closed"]
+    assert queue.check().accepted == 0
 
 
 def test_nothing_starts_while_the_loop_ends_all_tasks(caplog: pytest.LogCaptureFixture) -> None:

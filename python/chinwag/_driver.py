@@ -142,7 +142,9 @@ class Driver:
             self.promote()
         elif not self.promoting:
             self._rest()
-            self._listeners.tell()
+            if self._listeners.observed:
+                # Not in the context of a runner: calls would see what subscribers leave behind.
+                self._own_variables.copy().run(self._listeners.tell)
         if self._closed.done() or runner.ending or len(self._parked) >= _MOST_PARKED:
             return False
         runner.parking = self.loop.create_future()
@@ -208,8 +210,6 @@ class Driver:
             self._end_lost_calls()
             await self._close(drain=drain, timeout_s=timeout_s)
         except BaseException:
-            if self._asked.cancelled():
-                self._tell_loss()
             self._force()
             raise
         finally:
@@ -255,6 +255,9 @@ class Driver:
 
     def _force(self) -> None:
         """Do at once what is left of closing."""
+        lost = self._lost or self._asked.cancelled()
+        if lost:
+            self.core._lose()
         self.core._close()
         self._abandon()
         self._fence()
@@ -262,6 +265,10 @@ class Driver:
             _resolve(self._drained)
             _resolve(self._quiet)
             self._release_parked()
+        if lost:  # told last: a handler of the log that pushes is refused
+            log.error(
+                "the event loop of a queue was closed before the queue; what waited is abandoned"
+            )
 
     def _abandon(self) -> None:
         """End what waits, and what was handed out and never begun."""
@@ -308,6 +315,14 @@ class Driver:
 
     def _finish(self) -> None:
         """Let go of everything but fenced calls."""
+        try:
+            self._let_go()
+        finally:
+            if not self._lost:
+                for future in (*self._joining, self._closed):
+                    _resolve(future)
+
+    def _let_go(self) -> None:
         _started.discard(self)
         self.core._abandon_calls([])
         self.core._detach()
@@ -320,27 +335,18 @@ class Driver:
             self.threads.shutdown(wait=False, cancel_futures=True)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("closed: %s", Ledger(**self.core._ledger()))
-        if self._lost:
-            return
-        self._listeners.end()
-        for future in (*self._joining, self._closed):
-            _resolve(future)
+        self._listeners.end(called=not self._lost)
 
     def lose(self) -> None:
         """The loop was closed before the queue: account for what is there, refuse the rest."""
         if self._lost or self._closed.done():
             return
         self._lost = True
-        self._tell_loss()
         for task in (self._keeper, *(runner.task for runner in self._runners)):
-            # What the loop has left undone is told above, once.
+            # What the loop has left undone is told once, by the driver.
             task._log_destroy_pending = False
         self._force()
         self._finish()
-
-    def _tell_loss(self) -> None:
-        log.error("the event loop of a queue was closed before the queue; what waited is abandoned")
-        self.core._lose()
 
     def _refuse(self, what: str) -> None:
         """Raise where waiting would wait for itself (rule H8), or on another loop."""

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from chinwag._receipts import resolve
 from chinwag._runner import log
 from chinwag.events import Event, EventsMissed
 
@@ -25,7 +26,8 @@ class Listeners:
         self._core = core
         self._callbacks: tuple[_Subscription, ...] = ()
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
-        self._observed = False
+        self.observed = False
+        """Somebody listens."""
         self._closed = False
         # Listeners come and go on any thread.
         self._lock = threading.RLock()
@@ -37,6 +39,7 @@ class Listeners:
         subscription = _Subscription(callback)
 
         def unsubscribe() -> None:
+            subscription.ended = True
             with self._lock:
                 self._callbacks = tuple(c for c in self._callbacks if c is not subscription)
                 self._observe()
@@ -59,50 +62,69 @@ class Listeners:
 
     def tell(self) -> None:
         """Deliver what happened; on the loop, and outside any call of the engine."""
-        if not self._observed:
-            return
+        if self.observed:
+            self._deliver(called=True)
+
+    def end(self, *, called: bool = True) -> None:
+        """Deliver the rest; readers end when they have read what is there.
+
+        Args:
+            called: Whether callbacks are. They are called on the loop, and it may be gone.
+        """
+        try:
+            if self.observed:
+                self._deliver(called=called)
+        finally:
+            with self._lock:
+                self._closed = True
+                streams = tuple(self._streams)
+                self._observe()
+            for stream in streams:
+                stream.end()
+
+    def _deliver(self, *, called: bool) -> None:
         events = self._core._take_events()
         with self._lock:
             callbacks, streams = self._callbacks, tuple(self._streams)
             if not (callbacks or streams):
                 self._observe()  # the last reader has been dropped
+        stop: BaseException | None = None
         for event in events:
             for stream in streams:
                 stream.put(event)
-            for subscription in callbacks:
+            for subscription in callbacks if called else ():
+                if subscription.ended:
+                    continue
                 try:
                     subscription.callback(event)
-                except Exception:
+                except (KeyboardInterrupt, SystemExit) as error:
+                    stop = error  # when all have been told
+                except BaseException:
+                    # Also a cancellation: it is the subscriber's, who asked a cancelled future.
                     log.exception("a subscriber raised on %r", event)
-
-    def end(self) -> None:
-        """Deliver the rest; readers end when they have read what is there."""
-        self.tell()
-        with self._lock:
-            self._closed = True
-            streams = tuple(self._streams)
-            self._observe()
-        for stream in streams:
-            stream.end()
+        if stop is not None:
+            raise stop
 
     def _observe(self) -> None:
         observed = not self._closed and bool(self._callbacks or self._streams)
-        if observed != self._observed:
-            self._observed = observed
+        if observed != self.observed:
+            self.observed = observed
             self._core._observe(observed)
 
 
 class _Subscription:
     """A callback, told from others by identity: one may be subscribed twice."""
 
-    __slots__ = ("callback",)
+    __slots__ = ("callback", "ended")
 
     def __init__(self, callback: Callable[[Event], object]) -> None:
         self.callback = callback
+        self.ended = False
+        """At once, also while it is told of things that happened together."""
 
 
 class EventStream:
-    """What `async for event in queue.events()` reads."""
+    """What `async for event in queue.events()` reads, on whatever loop."""
 
     def __init__(self, buffer: int) -> None:
         if isinstance(buffer, bool) or not isinstance(buffer, int) or buffer < 1:
@@ -112,45 +134,55 @@ class EventStream:
         self._missed = 0
         self._ended = False
         self._reader: asyncio.Future[None] | None = None
+        # The reader may be in another thread than the queue.
+        self._lock = threading.Lock()
 
     def __aiter__(self) -> EventStream:
         return self
 
     async def __anext__(self) -> Event:
         """The next event; `EventsMissed` where the buffer was too small for the reader's pace."""
-        while not (self._events or self._missed):
-            if self._ended:
-                raise StopAsyncIteration
-            if self._reader is not None and not self._reader.done():
-                raise RuntimeError("another task reads these events; call events() once for each")
-            self._reader = asyncio.get_running_loop().create_future()
-            await self._reader
-        if self._missed:
-            missed, self._missed = self._missed, 0
-            return EventsMissed(count=missed)
-        return self._events.popleft()
+        while True:
+            with self._lock:
+                if self._missed:
+                    missed, self._missed = self._missed, 0
+                    return EventsMissed(count=missed)
+                if self._events:
+                    return self._events.popleft()
+                if self._ended:
+                    raise StopAsyncIteration
+                reader = self._reader
+                if reader is not None and not (reader.done() or reader.get_loop().is_closed()):
+                    raise RuntimeError(
+                        "another task reads these events; call events() once for each"
+                    )
+                self._reader = reader = asyncio.get_running_loop().create_future()
+            await reader
 
     def put(self, event: Event) -> None:
         """Keep an event; the oldest goes when there are too many."""
-        if self._ended:
-            return
-        if len(self._events) >= self._buffer:
-            self._events.popleft()
-            self._missed += 1
-        self._events.append(event)
-        self._wake()
+        with self._lock:
+            if self._ended:
+                return
+            if len(self._events) >= self._buffer:
+                self._events.popleft()
+                self._missed += 1
+            self._events.append(event)
+            reader, self._reader = self._reader, None
+        if reader is not None:
+            resolve((reader,))
 
     async def aclose(self) -> None:
         """Stop reading before the end."""
-        self._events.clear()
-        self._missed = 0
+        with self._lock:
+            self._events.clear()
+            self._missed = 0
         self.end()
 
     def end(self) -> None:
         """Nothing comes any more."""
-        self._ended = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        with self._lock:
+            self._ended = True
+            reader, self._reader = self._reader, None
+        if reader is not None:
+            resolve((reader,))

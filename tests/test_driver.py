@@ -1036,6 +1036,27 @@ def test_a_cancelled_closer_leaves_the_others_waiting() -> None:
     assert ledger.done == 1
 
 
+@pytest.mark.parametrize("turns", range(3))
+def test_closing_ends_though_every_task_was_cancelled_before(run: Run, turns: int) -> None:
+    """Also the driver's own, which may not even have begun."""
+
+    async def main() -> Ledger:
+        queue = Queue[str](RecordingHandler[str]())
+        await queue.start()
+        receipt = queue.put_nowait("room", "ann", "hello")
+        queue.pause()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for task in other_tasks():
+            task.cancel()
+        await queue.aclose()
+        assert not other_tasks()
+        assert await outcome(receipt) == ("abandoned", "closed")
+        return queue.check()
+
+    assert run(main).abandoned == 1
+
+
 @pytest.mark.parametrize("verb", ["aclose", "join"])
 def test_other_loops_are_refused(verb: str) -> None:
     """Half of it would happen and the rest never, in a loop that nothing wakes."""

@@ -98,6 +98,7 @@ class Driver:
         # Whoever cancels all tasks of the loop cancels this one too. It makes no calls, so that is
         # how the driver knows that the loop itself is about to end.
         self._keeper = RunnerTask(self._keep(), loop=self.loop, name="chinwag keeper")
+        self._keeper.add_done_callback(self._kept, context=self._own_variables)
         watch = self.loop.call_at(
             self.loop.time() + _NEVER_S, id, _Watch(self), context=self._own_variables
         )
@@ -213,6 +214,13 @@ class Driver:
             self._force()
             raise
         finally:
+            self._finish()
+
+    def _kept(self, keeper: asyncio.Task[None]) -> None:
+        """The keeper has ended."""
+        if not self._closed.done():  # before it began
+            self._asked.cancel()
+            self._force()
             self._finish()
 
     async def _close(self, *, drain: bool, timeout_s: float) -> None:

@@ -38,8 +38,9 @@ class Told:
         return int(text) if text.isdigit() else _NUMBERS[text]
 
     def ids(self, text: str) -> list[str]:
-        """Ids that are listed like `a, b and c`; it is not understood when one is no id."""
-        ids = [part.strip("'\"") for part in re.split(r",\s*(?:and\s+)?|\s+and\s+", text)]
+        """Ids that are listed like `a, b and c1..c3`; it is not understood when one is no id."""
+        parts = [part.strip("'\"") for part in re.split(r",\s*(?:and\s+)?|\s+and\s+", text)]
+        ids = [id for part in parts for id in _range(part)]
         if not all(self.scenario.arrival(id) for id in ids):
             raise NotUnderstood(text)
         return ids
@@ -52,6 +53,15 @@ class Told:
     def calls_with(self, id: str) -> list[SeenCall]:
         """The calls that had this id."""
         return [call for call in self.record.calls if id in call.ids]
+
+
+def _range(text: str) -> list[str]:
+    found = re.fullmatch(
+        r"(?P<name>.*?)(?P<first>\d+)\s?(?:\.\.+|…)\s?(?P=name)(?P<last>\d+)", text
+    )
+    if found is None:
+        return [text]
+    return [f"{found['name']}{n}" for n in range(int(found["first"]), int(found["last"]) + 1)]
 
 
 _Clause = Callable[[Told], Iterator[str]]
@@ -225,6 +235,15 @@ def _shares(told: Told) -> Iterator[str]:
             yield f"{group} {got}"
 
 
+@_clause(
+    r"{about}{n} messages? (?:(?:is|are|ends?|gets?) )?(?:reported )?(?:as )?"
+    r"(?P<how>superseded|evicted|expired|withdrawn|cleared|abandoned|done|refused)"
+)
+def _ends(told: Told) -> Iterator[str]:
+    how = told["how"].lower()
+    yield from _number_is(told, sum(_ended(push, how) for push in told.record.pushes))
+
+
 # --- what is handled -----------------------------------------------------------------------------
 
 
@@ -256,6 +275,28 @@ def _nothing_lost(told: Told) -> Iterator[str]:
     for push in told.record.pushes:
         if push.accepted and not told.calls_with(push.arrival.id):
             yield f"{push.arrival.id} {push}"
+
+
+@_clause(
+    r"(?P<ids>.+?) (?:is|are|ends?|gets?) (?:reported )?(?:as )?"
+    r"(?P<how>superseded|evicted|expired|withdrawn|cleared|abandoned|done|refused)"
+)
+def _ends_as(told: Told) -> Iterator[str]:
+    for id in told.ids(told["ids"]):
+        pushes = told.pushes(id)
+        if not any(_ended(push, told["how"].lower()) for push in pushes):
+            yield f"{id} {', '.join(map(str, pushes))}"
+
+
+@_clause(r"(?P<ids>.+?) (?:is|are) (?:never|not) handled")
+def _never_handled(told: Told) -> Iterator[str]:
+    for id in told.ids(told["ids"]):
+        if calls := told.calls_with(id):
+            yield f"{id} in {len(calls)} calls"
+
+
+def _ended(push: Push, how: str) -> bool:
+    return push.refused is not None if how == "refused" else push.state == how
 
 
 @_clause(r"(?P<id>.+) ends in the dead letters(?: after {n} attempts?)?")
@@ -317,8 +358,8 @@ def _first_free_slot(told: Told) -> Iterator[str]:
     if not calls:
         yield "no start"
         return
-    others = [call.ended_ms for call in told.record.calls if call is not calls[0]]
-    free = min((at for at in others if at is not None and at >= push.arrival.t_ms), default=None)
+    ends = [call.ended_ms for call in told.record.calls if call is not calls[0] and not call.bypass]
+    free = min((at for at in ends if at is not None and at >= push.arrival.t_ms), default=None)
     if free is not None and calls[0].started_ms > free + 1:
         yield f"its start at {calls[0].started_ms:g}, a free slot at {free:g}"
 

@@ -7,6 +7,7 @@ to say so is skipped rather than failed.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,34 +17,22 @@ from chinwag.testing.scenarios.format import Json, Scenario
 
 MISSING: dict[str, str] = {
     "background": "background messages (B9)",
-    "bypass": "messages that run beside everything (A8)",
-    "cancel_message": "withdraw (C4)",
     "dead_letter": "the list of dead letters (F7)",
-    "drop_newest": "overflow='drop_newest' (A4)",
-    "drop_oldest": "overflow='drop_oldest' (A4)",
-    "edit_message": "edit (C4)",
-    "event_time": "keep='latest' by the platform's time (W9)",
     "inject": "on_busy='inject' (B1)",
     "inject_limit": "inject_limit (B1)",
     "interrupt": "on_busy='interrupt' (B2)",
     "interrupt_merge": "interrupted='merge' (B4)",
     "interrupt_quiet": "an interrupt that waits for a pause (B3)",
     "interrupt_victim": "the choice of the call to interrupt (B6)",
-    "keep_latest": "keep='latest' (W9)",
     "no_interrupt_flag": "on_busy of one message (B)",
     "partial_failure": "ctx.fail (F2)",
     "persistence": "a store and a restart from it",
-    "priority": "strategy='priority' and rank (O3, O7)",
     "reject": "on_busy='reject' (B)",
     "resume": "interrupted='resume' (B4)",
     "retry": "max_attempts above 1 (F1)",
     "rollback": "on_busy='rollback' (H6)",
     "state": "ctx.save (H4)",
     "stop": "stop (C3)",
-    "time_shift": "strategy='priority' with aging (O7)",
-    "ttl": "ttl_s (F6)",
-    "typing": "typing (W8)",
-    "weights": "weights of groups (O6)",
     # An application's own `if`, and its own summary: chinwag cannot express them, so they stay.
     "filter": "messages that an application leaves out",
     "overflow_digest": "a digest of what was evicted",
@@ -127,17 +116,76 @@ def _used(scenario: Scenario) -> Iterator[str]:
         yield from {"merge": ["interrupt_merge"], "resume": ["resume"]}.get(str(work), [])
     named = {config[part].get(key) for part, key in _NAMED if isinstance(config.get(part), dict)}
     for arrival in scenario.arrivals:
-        facts = {key: value for key, value in arrival.facts.items() if key not in named}
+        unknown = named - _ARRIVAL.keys()
+        facts = {key: value for key, value in arrival.facts.items() if key not in unknown}
         yield from _look_up("arrival ", facts, _ARRIVAL)
     for control in scenario.controls:
         yield from _look_up("control ", {"op": control.op}, _CONTROL)
         yield from _look_up(f"{control.op} ", control.facts, _CONTROL_FACTS)
+        missing = (key for key in _CONTROL_NEEDS.get(control.op, ()) if key not in control.facts)
+        yield from (f"{control.op} without {key!r}" for key in missing)
     for outcomes in scenario.outcomes.values():
         yield from (f"outcome {name!r}" for name in outcomes if name not in ("ok", "error"))
     yield from behaviour.needs(scenario.behaviour)
+    yield from _used_together(scenario)
+    for call in scenario.calls:
+        yield from (name for key, name in _CALL.items() if key in call.facts)
+    for expected in scenario.not_handled:
+        yield from _look_up("not_handled ", {"reason": expected.reason}, _NOT_HANDLED)
     yield from scenario.unknown
     if not re.fullmatch(_ORDERS, scenario.order):
         yield f"order {scenario.order!r}"
+
+
+def _used_together(scenario: Scenario) -> Iterator[str]:
+    """Name what cannot be said of these settings and arrivals though each of them can."""
+    config = scenario.config
+    batch = config["batch"] if isinstance(config.get("batch"), dict) else {}
+    own_quiet = batch and any(arrival.facts.get("quiet_ms") for arrival in scenario.arrivals)
+    if config.get("order_scope") == "none":
+        # Messages that wait for nobody are due at once (W10).
+        if batch.get("idle_start") != "immediate" and (batch.get("quiet_ms") or own_quiet):
+            yield "a quiet period with order_scope 'none'"
+        if (batch.get("min_size") or 1) > 1:
+            yield "batch min_size with order_scope 'none'"
+    if batch.get("window") == "fixed" and batch.get("quiet_ms"):
+        # It ends by its longest wait, which asks neither for a size nor for the last message.
+        if (batch.get("min_size") or 1) > 1:
+            yield "batch min_size in a fixed window"
+        if own_quiet:
+            yield "quiet_ms of a message in a fixed window"
+    if config.get("clock") == "event_time" and batch.get("keep") != "latest":
+        yield "an order by event time"  # it never reorders (T2)
+    yield from _order(scenario)
+
+
+def _order(scenario: Scenario) -> Iterator[str]:
+    config, priority = scenario.config, scenario.config.get("priority")
+    several, fair = len(scenario.groups) > 1, config.get("fairness") not in (None, "arrival")
+    if isinstance(priority, dict):
+        field, order = priority.get("field"), priority.get("order")
+        values = (arrival.fact(str(field)) for arrival in scenario.arrivals)
+        numbers = all(value is None or _is_number(value) for value in values)
+        if field is None or order is None or not numbers:
+            yield f"priority {order!r} of {field!r}, which is no number everywhere"
+        shared = several and config.get("max_concurrent_total") is not None
+        if order == "earliest_effective_arrival_first" and shared and fair:
+            yield "a time shift between groups that share evenly"  # aging is inside one (O7)
+    interrupts = config.get("busy") in ("interrupt", "rollback")
+    if interrupts and several and not fair and config.get("order_scope") == "none":
+        # First come is a matter of rank then, and who ranks lower interrupts nobody (B6).
+        yield "an interrupt with arrival order between groups"
+    weights = config.get("weights") or {}
+    if not isinstance(weights, dict) or not all(map(_is_share, weights.values())):
+        yield f"weights {weights!r}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and 0.001 <= value <= 1000
 
 
 # What the values of a key need: None nothing; a name that feature, whatever the value; a mapping
@@ -265,6 +313,38 @@ _CONTROL: dict[str, _Rule] = {
         "restart": "persistence",
     }
 }
-_CONTROL_FACTS: dict[str, _Rule] = dict.fromkeys(
-    ("group", "sender", "id", "content", "on", "drain", "timeout_ms", "for_ms", "expect")
-)
+_TOLD = ("cancelled", "edited", "done", "too_late")
+_CONTROL_FACTS: dict[str, _Rule] = {
+    **dict.fromkeys(
+        ("group", "sender", "id", "content", "on", "drain", "timeout_ms", "for_ms"), None
+    ),
+    "expect": lambda told: None if told in _TOLD or isinstance(told, int) else f"answer {told!r}",
+}
+_CONTROL_NEEDS = {
+    "flush": ("group",),
+    "stop": ("group",),
+    "typing": ("group", "sender"),
+    "cancel_message": ("id",),
+    "edit_message": ("id",),
+}
+# What a call is expected to have seen, even where that is nothing.
+_CALL = {"sees_saved_state": "state", "resumed": "resume"}
+_NOT_HANDLED: dict[str, _Rule] = {
+    "reason": {
+        "queue_full": None,
+        "rejected_busy": "reject",
+        "shutdown": None,
+        "stopped": "stop",
+        "cancelled": None,
+        "cleared": None,
+        "dead_letter": None,
+        "superseded": None,
+        "expired": None,
+        "duplicate": None,
+        "evicted": None,
+        "withdrawn": None,
+        "abandoned": None,
+        "from_self": "filter",
+        "queue_full_digested": "overflow_digest",
+    }
+}

@@ -33,6 +33,12 @@ class Arrival:
     facts: Json
     """Everything else the file says about it."""
 
+    def fact(self, name: str) -> Any:
+        """What the file says about it under this name, or None."""
+        if name in ("t_ms", "group", "sender", "id"):
+            return getattr(self, name)
+        return self.facts.get(name)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Control:
@@ -93,6 +99,11 @@ class Scenario:
     words: list[str]
     unknown: list[str]
     """Keys under `handler_` and `expected` that this reader does not know."""
+
+    @property
+    def groups(self) -> set[str]:
+        """The groups of its arrivals."""
+        return {arrival.group for arrival in self.arrivals}
 
     def arrival(self, id: str) -> Arrival | None:
         """The first arrival with this id."""

@@ -8,6 +8,7 @@ start what may start.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -139,6 +140,7 @@ class _Player:
         self.scenario = scenario
         self.record = record
         self.actions = behaviour.actions(scenario.behaviour)
+        self.ranks = mapping.ranks(scenario)
         self.failures: Counter[str] = Counter()  # ended attempts by id, for handler_outcomes
         self.running: Counter[str] = Counter()
         self.lanes: set[tuple[str, ...]] = set()
@@ -147,15 +149,14 @@ class _Player:
     async def play(self, clock: Clock) -> None:
         self.clock = clock
         asyncio.get_running_loop().set_exception_handler(self._report)
-        config = self.scenario.config
         try:
-            self.queue: Queue[Item] = Queue(self.handle, **mapping.settings(config))
+            self.queue: Queue[Item] = Queue(self.handle, **mapping.settings(self.scenario))
+            for group, weight in mapping.weights(self.scenario.config).items():
+                self.queue.configure(group, weight=weight)
         except ConfigError as error:
             self.record.refused_config = error
             return
         await self.queue.start()
-        for group, weight in (config.get("weights") or {}).items():
-            self._later().configure(group, weight=weight)
         self._book()
         await clock.run_until_idle()
         await self._look_at_receipts()
@@ -179,7 +180,8 @@ class _Player:
         push = Push(arrival=arrival)
         self.record.pushes.append(push)
         item = Item(arrival=arrival, content=arrival.facts.get("content"))
-        options = mapping.options(arrival, self.scenario.config, self.clock.start_s)
+        config, start_s = self.scenario.config, self.clock.start_s
+        options = mapping.options(arrival, config, start_s, self.ranks)
         try:
             push.receipt = self.queue.put_nowait(arrival.group, arrival.sender, item, **options)
         except Rejected as refused:
@@ -205,40 +207,52 @@ class _Player:
             case "shutdown":
                 self.closing.append(asyncio.create_task(self._close(facts)))
                 return None
-        return self._call_of_a_group(control, _require(group))
-
-    def _call_of_a_group(self, control: Control, group: str) -> Any:
-        facts, queue = control.facts, self._later()
+            case "cancel_message":
+                return queue.withdraw(*self._named(self._meant(control)))
+            case "edit_message":
+                meant = self._meant(control)
+                item = Item(arrival=meant, content=facts.get("content"))
+                return queue.edit(*self._named(meant), item)
+        if group is None:
+            raise ValueError("the control names no group")
         match control.op:
             case "flush":
                 return queue.flush(group, facts.get("sender"))
             case "stop":
                 sender = facts.get("sender")
-                return queue.stop(group) if sender is None else queue.stop(group, sender)
-            case "cancel_message":
-                return queue.withdraw(group, self._pushed_id(facts["id"]))
-            case "edit_message":
-                arrival = self.scenario.arrival(facts["id"])
-                item = Item(arrival=_require(arrival), content=facts.get("content"))
-                return queue.edit(group, self._pushed_id(facts["id"]), item)
+                stop = self._later().stop
+                return stop(group) if sender is None else stop(group, sender)
             case "typing":
-                return queue.typing(group, facts["sender"], facts["on"])
-        raise ValueError(f"control {control.op!r}: the player knows no such control")
+                queue.typing(group, facts["sender"], facts.get("on", True))
+                return None
+        raise ValueError("the player knows no such control")
 
     def _later(self) -> Any:
         # Untyped: controls that only a later version has are behind the table of features.
         return self.queue
 
-    def _pushed_id(self, id: str) -> str:
-        arrival = _require(self.scenario.arrival(id))
-        pushed = mapping.options(arrival, self.scenario.config, 0)["id"]
-        return str(pushed)
+    def _meant(self, control: Control) -> Arrival:
+        """Find the arrival with the control's id; of several, the one that was taken last."""
+        group, id = control.group, control.facts["id"]
+        pushes = [push for push in self.record.pushes if push.arrival.id == id]
+        taken = [push.arrival for push in pushes if push.accepted]
+        known = [*reversed(taken), *(each for each in self.scenario.arrivals if each.id == id)]
+        arrival = next((each for each in known if group in (None, each.group)), None)
+        if arrival is None:
+            raise ValueError(f"no message {id!r} to be found")
+        return arrival
+
+    def _named(self, arrival: Arrival) -> tuple[str, str]:
+        """Give the group of an arrival, and its id in the queue, which may be another."""
+        receipts = (push.receipt for push in self.record.pushes if push.arrival is arrival)
+        receipt = next(receipts, None)
+        return arrival.group, arrival.id if receipt is None else receipt.id
 
     async def _close(self, facts: dict[str, Any]) -> None:
         timeout_ms = facts.get("timeout_ms")
         await self.queue.aclose(
             drain=facts.get("drain", True),
-            timeout_s=None if timeout_ms is None else timeout_ms / 1000,
+            timeout_s=math.inf if timeout_ms is None else timeout_ms / 1000,
         )
 
     async def handle(self, batch: Batch[Item], ctx: Context) -> Answer:
@@ -403,12 +417,6 @@ class _FailureError(Exception):
 
 def _message(batch: Batch[Item], id: str) -> Any:
     return next(message for message in batch if message.payload.arrival.id == id)
-
-
-def _require(value: Any) -> Any:
-    if value is None:
-        raise ValueError("the control names no group or an unknown message")
-    return value
 
 
 _ENDS = frozenset(

@@ -82,6 +82,7 @@ impl<P> Engine<P> {
         // Producers race between the clock and the inbox; within a group time does not go back.
         let at = arrival.at.max(room.last_at).min(self.now);
         arrival.at = at;
+        self.moment = at;
         if room.room.as_ref().is_some_and(|room| room.is_late(at)) {
             // What was to happen before it came.
             self.advance(group, at, out);
@@ -123,6 +124,7 @@ impl<P> Engine<P> {
             Way::Bypass => self.go_around(group, arrival, sender),
             Way::Out => self.evict_newest(group, arrival, sender, out),
         }
+        self.moment = self.now;
     }
 
     /// Turns what came into a message.
@@ -247,7 +249,9 @@ impl<P> Engine<P> {
         if window.is_some_and(|window| window.is_full(settings)) {
             self.close_window(lane, ClosedBy::Size, out);
         }
-        if self.lanes[lane].able
+        if alone && self.messages.get(id, seq).is_some() {
+            self.stand(lane, id);
+        } else if self.lanes[lane].able
             && self.messages.get(id, seq).is_some()
             && self.lanes[lane].has_one_window()
         {
@@ -454,7 +458,7 @@ impl<P> Engine<P> {
             self.activities.remove(activity);
             let group = &mut self.groups[group];
             group.activity = None;
-            group.last_at = self.now;
+            group.last_at = group.last_at.max(self.moment);
         }
         self.read_size(group, out);
     }

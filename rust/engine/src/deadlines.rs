@@ -113,11 +113,13 @@ impl<P> Engine<P> {
             if !deadline.is_live(&self.messages) {
                 continue;
             }
+            let moment = std::mem::replace(&mut self.moment, deadline.at);
             match (deadline.what, deadline.message) {
                 (What::Delay, Some(id)) => self.end_delay(group, id, deadline.at, out),
                 (What::Expiry, Some(id)) => self.expire(group, id, deadline.at, out),
                 _ => self.stop_typing(group, deadline.at, out),
             }
+            self.moment = moment;
         }
     }
 

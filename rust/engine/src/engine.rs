@@ -41,6 +41,8 @@ pub struct Engine<P> {
     pub(crate) line: Line<P>,
     /// The latest time it was told.
     pub(crate) now: Time,
+    /// The time of what it is seeing to: that may have happened a while ago.
+    pub(crate) moment: Time,
     pub(crate) messages: Messages<P>,
     pub(crate) senders: Senders,
     pub(crate) lanes: Slab<LaneId, Lane>,
@@ -142,6 +144,7 @@ impl<P> Engine<P> {
             overrides: Overrides::default(),
             line: Line::new(),
             now: Time::ZERO,
+            moment: Time::ZERO,
             messages: Messages::new(),
             senders: Senders::new(),
             lanes: Slab::new(),
@@ -268,15 +271,20 @@ impl<P> Engine<P> {
         reason: &'static str,
         out: &mut Outbox<P>,
     ) -> Result<(), LeaseLost> {
-        self.now = self.now.max(now);
+        self.tell_time(now);
         self.drain_before_now(out);
         self.run_timers(self.now, out);
         self.end_call(lease, end, reason, out)
     }
 
+    fn tell_time(&mut self, now: Time) {
+        self.now = self.now.max(now);
+        self.moment = self.now;
+    }
+
     /// For a poll: pushes up to `now`, then the timers of that very instant.
     pub(crate) fn catch_up(&mut self, now: Time, out: &mut Outbox<P>) {
-        self.now = self.now.max(now);
+        self.tell_time(now);
         self.drain(out);
         self.run_timers(self.now.just_after(), out);
         self.forget_idle(out);
@@ -285,7 +293,7 @@ impl<P> Engine<P> {
     /// For a control or a look: at one instant these come before timers, so that what is pushed after
     /// them at the same instant finds the windows as they were (rule T1).
     pub(crate) fn catch_up_before(&mut self, now: Time, out: &mut Outbox<P>) {
-        self.now = self.now.max(now);
+        self.tell_time(now);
         self.drain(out);
         self.run_timers(self.now, out);
     }

@@ -63,13 +63,14 @@ impl<P> Engine<P> {
             })
             .collect();
         for id in idle {
+            let said = self.senders[id].said;
             let group = &mut self.groups[self.senders[id].group];
             group.senders -= 1;
             group.last_sender.take_if(|last| *last == id);
             if let Some(room) = &mut group.room {
                 room.active.forget(id);
                 if let Some(minute) = &mut room.minute {
-                    minute.forget_older(self.now);
+                    minute.forget(id, said);
                 }
             }
             self.evicted.remove(&id);

@@ -267,9 +267,21 @@ impl<P> Engine<P> {
 
     /// Scores the batch that a lane puts forward.
     pub(crate) fn score(&mut self, id: LaneId) {
+        if let Some(best) = self.lanes[id].best_score(&self.messages) {
+            self.lanes[id].score = best;
+            return;
+        }
         let lane = &self.lanes[id];
         let first = lane.head().expect("an able lane has something due");
         self.lanes[id].score = self.score_window(lane.group, first);
+    }
+
+    /// A message that is for itself competes with those of its sender.
+    pub(crate) fn stand(&mut self, id: LaneId, message: MessageId) {
+        let score = self.score_of(self.lanes[id].group, message);
+        let (at, seq) = (self.messages[message].at, self.messages[message].seq());
+        self.lanes[id].stand(message, at, seq, score);
+        self.rescore(id);
     }
 
     /// The score of the window that `first` opens.
@@ -304,9 +316,9 @@ impl<P> Engine<P> {
     /// What a lane puts forward in its group (rules O2, O7).
     fn claim_of(&self, id: LaneId) -> Claim {
         let lane = &self.lanes[id];
-        let head = lane.head().expect("an able lane has something due");
+        let first = lane.offer().expect("an able lane has something due");
         let standing = self.senders[lane.sender].standing;
-        self.claim(lane.group, standing, lane.score, head)
+        self.claim(lane.group, standing, lane.score, first)
     }
 
     /// The same for any batch, by its first message and where its sender stands.

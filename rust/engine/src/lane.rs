@@ -1,9 +1,13 @@
 //! FIFO of one sender within one group, while something of them waits or runs.
 
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+
 use crate::ids::{ActivityId, GroupId, LaneId, MessageId, SenderId};
-use crate::message::{Flag, Messages};
+use crate::message::{Flag, Messages, Place};
 use crate::order::{Claim, Score};
 use crate::window::{ClosedBy, Found, Window};
+use crate::{Points, Seq, Time};
 
 /// What waits in a lane, and how much of it runs.
 ///
@@ -26,6 +30,9 @@ pub(crate) struct Lane {
     pub(crate) running: u32,
     /// Names this lane's entry in its group's contest; another number makes an entry outdated.
     pub(crate) stamp: u32,
+    /// Under `lanes="message"`, where each message is for itself: all that wait, the best on top, with
+    /// lazy deletion.
+    candidates: BinaryHeap<Candidate>,
     /// What it puts forward there while it is able.
     pub(crate) score: Score,
     pub(crate) claim: Claim,
@@ -49,6 +56,7 @@ impl Lane {
             waiting: 0,
             running: 0,
             stamp: 0,
+            candidates: BinaryHeap::new(),
             score: Score::default(),
             claim: Claim::default(),
             able: false,
@@ -58,6 +66,36 @@ impl Lane {
 
     pub(crate) fn head(&self) -> Option<MessageId> {
         self.head
+    }
+
+    /// First message of the batch that it puts forward, if it is due.
+    pub(crate) fn offer(&self) -> Option<MessageId> {
+        self.candidates
+            .peek()
+            .map_or(self.head, |best| Some(best.id))
+    }
+
+    /// A message that is for itself has come.
+    pub(crate) fn stand(&mut self, id: MessageId, at: Time, seq: Seq, score: Score) {
+        self.candidates.push(Candidate {
+            total: score.total(),
+            at: Reverse(at),
+            seq: Reverse(seq),
+            id,
+            score,
+        });
+    }
+
+    /// The score of the best of those that are for themselves, once those that have left are gone.
+    pub(crate) fn best_score<P>(&mut self, messages: &Messages<P>) -> Option<Score> {
+        while let Some(best) = self.candidates.peek() {
+            let message = messages.get(best.id, best.seq.0);
+            if message.is_some_and(|message| message.place() == Place::Lane) {
+                return Some(best.score);
+            }
+            self.candidates.pop();
+        }
+        None
     }
 
     pub(crate) fn tail(&self) -> Option<MessageId> {
@@ -163,6 +201,7 @@ impl Lane {
         self.tail = None;
         self.last = None;
         self.waiting = 0;
+        self.candidates.clear();
         self.head.take()
     }
 
@@ -218,6 +257,41 @@ impl Lane {
         }
     }
 }
+
+/// A message that is for itself, by what it has to say for that.
+struct Candidate {
+    total: Points,
+    at: Reverse<Time>,
+    seq: Reverse<Seq>,
+    id: MessageId,
+    score: Score,
+}
+
+impl Candidate {
+    fn key(&self) -> (Points, Reverse<Time>, Reverse<Seq>) {
+        (self.total, self.at, self.seq)
+    }
+}
+
+impl Ord for Candidate {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl PartialOrd for Candidate {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Candidate {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Candidate {}
 
 /// Where a message stood that has been unlinked.
 pub(crate) struct Unlinked {

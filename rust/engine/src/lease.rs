@@ -293,10 +293,18 @@ impl<P> Engine<P> {
     }
 
     fn lease(&mut self, group: GroupId, id: LaneId, out: &mut Outbox<P>) -> LeaseId {
+        let offer = self.lanes[id].offer();
+        let (first, messages) =
+            if self.groups[group].settings(&self.profile).lanes == Lanes::Message {
+                let first = offer.expect("an able lane has something due");
+                self.take_out(id, first);
+                (first, 1)
+            } else {
+                self.lanes[id]
+                    .take_window(&mut self.messages)
+                    .expect("an able lane has something due")
+            };
         let lane = &mut self.lanes[id];
-        let (first, messages) = lane
-            .take_window(&mut self.messages)
-            .expect("an able lane has something due");
         lane.running += 1;
         let (sender, score, activity) = (lane.sender, lane.score, lane.activity);
         let activity = &mut self.activities[activity];

@@ -3,6 +3,7 @@
 use crate::Size;
 use crate::engine::{Engine, Outbox};
 use crate::ids::{GroupId, LaneId, MessageId};
+use crate::lane::Unlinked;
 use crate::ledger::End;
 use crate::message::{Flag, Place};
 use crate::order::HeldUp;
@@ -82,17 +83,8 @@ impl<P> Engine<P> {
 
     fn leave_window(&mut self, group: GroupId, id: MessageId) -> Option<LaneId> {
         let lane = self.lane_holding(group, id)?;
-        let left = self.lanes[lane].unlink(&mut self.messages, id);
+        let left = self.take_out(lane, id);
         self.activities[self.lanes[lane].activity].waiting -= 1;
-        let in_last = self.lanes[lane].opened() == Some(left.window.unwrap_or(id));
-        match left.window {
-            Some(_) if in_last => self.shrink_last(lane, id),
-            None if in_last => {
-                let last = left.before.map(|before| (before, self.due_window(before)));
-                self.lanes[lane].set_last(last);
-            }
-            _ => {}
-        }
         if self.groups[group].settings(&self.profile).lanes != Lanes::Message {
             let mut first = left.window.or(left.before);
             if let (Some(before), Some(window)) = (left.before, left.window)
@@ -113,6 +105,21 @@ impl<P> Engine<P> {
         Some(lane)
     }
 
+    /// Takes a message out of the window that it is in.
+    pub(crate) fn take_out(&mut self, lane: LaneId, id: MessageId) -> Unlinked {
+        let left = self.lanes[lane].unlink(&mut self.messages, id);
+        let in_last = self.lanes[lane].opened() == Some(left.window.unwrap_or(id));
+        match left.window {
+            Some(_) if in_last => self.shrink_last(lane, id),
+            None if in_last => {
+                let last = left.before.map(|before| (before, self.due_window(before)));
+                self.lanes[lane].set_last(last);
+            }
+            _ => {}
+        }
+        left
+    }
+
     /// The last window has lost a message and is not empty.
     fn shrink_last(&mut self, lane: LaneId, gone: MessageId) {
         let Self {
@@ -120,7 +127,7 @@ impl<P> Engine<P> {
             groups,
             profile,
             messages,
-            now,
+            moment,
             ..
         } = self;
         let lane = &mut lanes[lane];
@@ -132,7 +139,7 @@ impl<P> Engine<P> {
             message if message.has(Flag::FoundBusy) => Found::Busy,
             _ => Found::Waiting,
         };
-        let call_ended = (lane.running == 0).then_some(*now);
+        let call_ended = (lane.running == 0).then_some(*moment);
         let settings = groups[lane.group].settings(profile);
         if let Some(window) = lane.window_mut() {
             let (size, tail) = (messages.size(gone), messages.newcomer(tail));

@@ -21,6 +21,8 @@ pub(crate) struct Sender {
     pub(crate) lane: Option<LaneId>,
     /// Messages of theirs that wait or run: they are named after them.
     pub(crate) messages: u32,
+    /// What they said in the last minute, as far as that is kept.
+    pub(crate) said: u32,
     /// What they have been served.
     pub(crate) standing: Points,
     /// Their last arrival, and the one before; `NEVER` stands for none.
@@ -89,6 +91,7 @@ impl Senders {
             group,
             lane: None,
             messages: 0,
+            said: 0,
             standing,
             last,
             last_but_one,

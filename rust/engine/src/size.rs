@@ -129,10 +129,10 @@ impl<P> Engine<P> {
         match (&mut group.room, by) {
             (Some(room), SizeBy::Members) => room.members.unwrap_or(0),
             (None, SizeBy::Members) => 0,
-            (Some(room), SizeBy::Active) => room.active.count(self.now, span, &self.senders),
+            (Some(room), SizeBy::Active) => room.active.count(self.moment, span, &self.senders),
             (None, SizeBy::Active) => {
                 let last = group.last_sender.map(|sender| self.senders[sender].last());
-                u32::from(last.is_some_and(|at| at != Time::NEVER && at.after(span) >= self.now))
+                u32::from(last.is_some_and(|at| at != Time::NEVER && at.after(span) >= self.moment))
             }
         }
     }

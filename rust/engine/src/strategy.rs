@@ -1,9 +1,10 @@
 //! What counts as served among the senders of a group, and between groups (rules O6, O7).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::engine::Engine;
 use crate::ids::{GroupId, SenderId};
+use crate::sender::Senders;
 use crate::settings::{FairBy, Profile};
 use crate::{Points, Strategy, Time};
 
@@ -35,40 +36,51 @@ impl RecentCalls {
     }
 }
 
-/// Who said how much in the last minute.
+/// Who said how much in the last minute; how much each sender did is kept with them.
 #[derive(Default)]
 pub(crate) struct LastMinute {
-    messages: VecDeque<(Time, SenderId)>,
-    by_sender: HashMap<SenderId, u64>,
+    /// When, in the low half of the microseconds, and who. None is older than a minute before `last`.
+    messages: VecDeque<(u32, SenderId)>,
+    last: Time,
+    /// How many senders they are of.
+    senders: u32,
 }
 
 impl LastMinute {
-    pub(crate) fn hear(&mut self, sender: SenderId, at: Time) {
-        self.forget_older(at);
-        self.messages.push_back((at, sender));
-        *self.by_sender.entry(sender).or_default() += 1;
+    pub(crate) fn hear(&mut self, sender: SenderId, at: Time, senders: &mut Senders) {
+        self.forget_older(at, senders);
+        self.messages.push_back((at.as_micros() as u32, sender));
+        self.last = self.last.max(at);
+        let said = &mut senders[sender].said;
+        self.senders += u32::from(*said == 0);
+        *said += 1;
     }
 
     /// What a call of a sender costs: its messages in units of the mean, at least 1.
-    pub(crate) fn cost(&mut self, sender: SenderId, now: Time) -> Points {
-        self.forget_older(now);
-        let own = self.by_sender.get(&sender).copied().unwrap_or(0);
-        let (senders, all) = (self.by_sender.len() as u64, self.messages.len() as u64);
-        let cost = own * senders * 1_000_000 / all.max(1);
-        Points::from_millionths(cost.cast_signed()).max(Points::CALL)
+    pub(crate) fn cost(&mut self, sender: SenderId, now: Time, senders: &mut Senders) -> Points {
+        self.forget_older(now, senders);
+        let all = (self.messages.len() as u64).max(1);
+        let said = u64::from(senders[sender].said) * u64::from(self.senders);
+        Points::from_millionths((said * 1_000_000 / all).cast_signed()).max(Points::CALL)
     }
 
-    pub(crate) fn forget_older(&mut self, now: Time) {
+    /// A sender is no longer remembered.
+    pub(crate) fn forget(&mut self, sender: SenderId, said: u32) {
+        if said > 0 {
+            self.senders -= 1;
+            self.messages.retain(|&(_, other)| other != sender);
+        }
+    }
+
+    fn forget_older(&mut self, now: Time, senders: &mut Senders) {
+        let silent = now.micros_since(self.last) > MINUTE;
         while let Some(&(at, sender)) = self.messages.front()
-            && now.micros_since(at) > MINUTE
+            && (silent || u64::from((now.as_micros() as u32).wrapping_sub(at)) > MINUTE)
         {
             self.messages.pop_front();
-            if let Some(count) = self.by_sender.get_mut(&sender) {
-                *count -= 1;
-                if *count == 0 {
-                    self.by_sender.remove(&sender);
-                }
-            }
+            let said = &mut senders[sender].said;
+            *said -= 1;
+            self.senders -= u32::from(*said == 0);
         }
     }
 }
@@ -92,11 +104,13 @@ impl<P> Engine<P> {
     pub(crate) fn note_message(&mut self, id: GroupId, sender: SenderId, at: Time) {
         let group = &self.groups[id];
         let many = group.senders > 1;
-        if group.profile(&self.profile).needs_minute(many) {
-            self.room(id)
-                .minute
-                .get_or_insert_default()
-                .hear(sender, at);
+        if !group.profile(&self.profile).needs_minute(many) {
+            return;
+        }
+        self.room(id); // makes it
+        let room = self.groups[id].room.as_mut();
+        if let Some(minute) = room.map(|room| room.minute.get_or_insert_default()) {
+            minute.hear(sender, at, &mut self.senders);
         }
     }
 
@@ -106,7 +120,9 @@ impl<P> Engine<P> {
         match group.strategy(&self.profile) {
             Strategy::Adaptive => {
                 let minute = group.room.as_mut().and_then(|room| room.minute.as_mut());
-                minute.map_or(Points::CALL, |minute| minute.cost(sender, self.now))
+                minute.map_or(Points::CALL, |minute| {
+                    minute.cost(sender, self.now, &mut self.senders)
+                })
             }
             _ => Points::CALL,
         }
@@ -171,14 +187,22 @@ mod tests {
 
     #[test]
     fn who_said_most_pays_most() {
-        let sender = |n| SenderId::from_slot(std::num::NonZeroU32::new(n).unwrap());
         let at = |s: u64| Time::from_micros(s * 1_000_000);
+        let group = GroupId::from_slot(std::num::NonZeroU32::MIN);
+        let mut senders = Senders::new();
+        let [ann, bob] =
+            ["ann", "bob"].map(|name| senders.insert(group, name.into(), Points::CALL));
         let mut minute = LastMinute::default();
-        (0..8).for_each(|_| minute.hear(sender(1), at(1)));
-        (0..2).for_each(|_| minute.hear(sender(2), at(2)));
+        (0..8).for_each(|_| minute.hear(ann, at(1), &mut senders));
+        (0..2).for_each(|_| minute.hear(bob, at(2), &mut senders));
 
-        assert_eq!(minute.cost(sender(1), at(61)), Points::from_f64(1.6));
-        assert_eq!(minute.cost(sender(2), at(61)), Points::CALL);
-        assert_eq!(minute.cost(sender(1), at(62)), Points::CALL);
+        assert_eq!(
+            minute.cost(ann, at(61), &mut senders),
+            Points::from_f64(1.6)
+        );
+        assert_eq!(minute.cost(bob, at(61), &mut senders), Points::CALL);
+        assert_eq!(minute.cost(ann, at(62), &mut senders), Points::CALL);
+        minute.hear(ann, at(6_000), &mut senders); // beyond what half a time can tell
+        assert_eq!((minute.messages.len(), minute.senders), (1, 1));
     }
 }

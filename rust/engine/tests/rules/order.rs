@@ -1,6 +1,6 @@
 //! Who starts next (section O).
 
-use chinwag_engine::{Lanes, Options, Settings, Size};
+use chinwag_engine::{Lanes, Options, Points, Settings, Size};
 
 use crate::world::World;
 
@@ -187,4 +187,33 @@ fn equals_between_groups_go_by_the_first_push() {
     push(&mut world, "d", "bob", "d3");
 
     assert_eq!(world.starts(0.0), [["c2"], ["c3"], ["d3"]]);
+}
+
+#[test]
+fn of_a_senders_messages_for_themselves_the_best_goes_first() {
+    let mut world = World::new(Settings {
+        lanes: Lanes::Message,
+        max_concurrent_per_group: 1,
+        back_to_back_points: Points::default(),
+        burst_points: Points::default(),
+        ..Settings::default()
+    });
+    for (sender, word, rank) in [
+        ("ann", "low", 0.0),
+        ("ann", "low too", 0.0),
+        ("ann", "high", 5.0),
+        ("bob", "middle", 2.0),
+    ] {
+        let options = Options {
+            rank: Points::from_f64(rank),
+            ..Options::default()
+        };
+        world.push_with(0.0, "room", sender, word, options).unwrap();
+    }
+    let mut order = Vec::new();
+    while let Some(call) = world.poll(1.0).pop() {
+        order.extend(call.words.clone());
+        world.done(1.0, &call).unwrap();
+    }
+    assert_eq!(order, ["high", "middle", "low", "low too"]);
 }

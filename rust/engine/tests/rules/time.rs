@@ -1,6 +1,6 @@
 //! Time (section T).
 
-use chinwag_engine::{Options, Outbox, Settings};
+use chinwag_engine::{End, Options, Outbox, Settings};
 
 use crate::world::{World, at, seconds};
 
@@ -80,4 +80,25 @@ fn the_same_calls_give_the_same_answers() {
     };
 
     assert_eq!(run(), run());
+}
+
+#[test]
+fn a_delayed_message_can_expire_before_anybody_looks() {
+    let mut world = World::new(Settings {
+        ttl: Some(seconds(0.0)),
+        ..Settings::default()
+    });
+    let delayed = Options {
+        delay: Some(seconds(5.0)),
+        ..Options::default()
+    };
+    world
+        .push_with(0.0, "room", "bob", "late", delayed)
+        .unwrap();
+    world
+        .push_with(6.0, "room", "bob", "now", Options::default())
+        .unwrap();
+
+    assert_eq!(world.starts(6.0), [["now"]]);
+    assert_eq!(world.ends(), [("late", End::Expired)]);
 }

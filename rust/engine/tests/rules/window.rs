@@ -1,6 +1,6 @@
 //! When waiting messages become a batch (section W).
 
-use chinwag_engine::{Lanes, Options, Settings, Size};
+use chinwag_engine::{Lanes, Options, Points, Settings, Size};
 
 use crate::world::{World, seconds};
 
@@ -376,6 +376,8 @@ fn message_lanes_start_each_message_by_itself() {
         lanes: Lanes::Message,
         min_batch: 3,
         max_concurrent_per_group: 3,
+        back_to_back_points: Points::default(),
+        burst_points: Points::default(),
         ..quiet(9.0)
     };
     let mut world = World::new(settings);

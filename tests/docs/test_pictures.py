@@ -1,0 +1,101 @@
+"""The pictures and tables of docs/order.md are what a queue does, and can be read."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PICTURES = sorted((ROOT / "docs" / "pictures").glob("*.svg"))
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    path = ROOT / "docs" / "pictures" / "order.py"
+    spec = importlib.util.spec_from_file_location("order_pictures", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pictures_and_tables_are_what_a_run_gives(generator: ModuleType) -> None:
+    """Run docs/pictures/order.py where they are not."""
+    there = {path: path.read_text(encoding="utf-8") for path in [generator.PAGE, *PICTURES]}
+
+    assert generator.made() == there
+
+
+def test_the_largest_key_is_next(generator: ModuleType) -> None:
+    for example in generator.EXAMPLES.values():
+        for start in generator.play(example):
+            best = max(claim.key for claim in start.claims.values())
+
+            assert start.claims[start.name].key == best, (example.title, start.at)
+
+
+def test_two_digits_tell_keys_apart(generator: ModuleType) -> None:
+    for example in generator.EXAMPLES.values():
+        for start in generator.play(example):
+            keys = sorted({claim.key for claim in start.claims.values()})
+
+            assert all(above - below >= 0.01 for below, above in pairwise(keys)), start.at
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)
+def test_a_picture_is_small_and_says_what_it_shows(path: Path) -> None:
+    picture = ElementTree.parse(path).getroot()
+
+    svg = "{http://www.w3.org/2000/svg}"
+    assert path.stat().st_size < 20_000
+    assert picture.findtext(f"{svg}title")
+    assert picture.findtext(f"{svg}desc")
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_from_their_ground(path: Path, scheme: str) -> None:
+    """At least 4.5 to 1, as WCAG AA asks of small text."""
+    style = ElementTree.parse(path).getroot().findtext("{http://www.w3.org/2000/svg}style")
+    assert style is not None
+    light, _, dark = style.partition("@media (prefers-color-scheme:dark)")
+    colours = fills(light) | (fills(dark) if scheme == "dark" else {})
+
+    for words, ground in [
+        *((name, ".page") for name in ("text", ".note", ".key")),
+        *((".call", name) for name in colours if name.startswith(".c") and name != ".call"),
+    ]:
+        assert contrast(colours[words], colours[ground]) >= 4.5, (words, ground)
+
+
+def fills(style: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for rule in style.replace("@media", "").strip("{}").split("}"):
+        names, _, what = rule.partition("{")
+        for part in what.split(";"):
+            if part.startswith("fill:"):
+                found |= dict.fromkeys(names.strip("{").split(","), part.removeprefix("fill:"))
+    return found
+
+
+def contrast(one: str, other: str) -> float:
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: str) -> float:
+    digits = colour.removeprefix("#")
+    if len(digits) == 3:
+        digits = "".join(2 * digit for digit in digits)
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

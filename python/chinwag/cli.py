@@ -297,6 +297,50 @@ def replay(ctx: click.Context, /, files: tuple[str, ...], speed: float, **option
     ctx.exit(_present(([_replay(t, config, speed, options)] for t in loaded), options["form"]))
 
 
+@cli.command
+@click.option("--markdown", is_flag=True, help="Print a table for a page.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="How long the calls take: 0.5 to 1.5 s, one random series for each seed.",
+)
+def fairness(*, markdown: bool, seed: int) -> None:
+    """Let one flood, and show how long the others wait.
+
+    Rooms of 3, 10, 30 and 100 senders, one call at a time: one of them floods, of the others nine
+    at most have a question out at a time. Then 100 rooms with ten calls at a time in all: one of
+    them floods, each of the others has a question out.
+
+    It shows the flood's share of the calls, and the waits of the others, where each message is a
+    call of its own, and where what waits of a sender is merged into one call, as it is by default.
+    Time is virtual, five minutes of it; a wait with > before it had not ended by then.
+    """
+    from chinwag.fairness import COLUMNS, measure
+
+    if markdown:
+        click.echo("| " + " | ".join(COLUMNS) + " |")
+        click.echo("| --- | --- |" + " ---: |" * (len(COLUMNS) - 2))
+        for row in measure(seed):
+            click.echo("| " + " | ".join(row.cells()) + " |")
+        return
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for number, title in enumerate(COLUMNS):
+        table.add_column(title, justify="left" if number < 2 else "right", no_wrap=number < 2)
+    before = None
+    for row in measure(seed):
+        where, *cells = row.cells()
+        table.add_row("" if where == before else where, *cells)
+        before = where
+    out = _out()
+    out.print(table)
+    out.print("* the default there", style="dim")
+
+
 def _introduce(recorded: list[Room], speed: float) -> None:
     out = _out()
     pace = "on a virtual clock" if speed == math.inf else f"at {speed:g} times their speed"

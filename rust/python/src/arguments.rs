@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use chinwag_engine::{Points, Size, Time};
-use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyException, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PySlice, PyString};
 
@@ -56,7 +56,7 @@ pub(crate) fn size(what: &str, value: &Bound<'_, PyAny>) -> PyResult<Size> {
     }
     Err(PyValueError::new_err(format!(
         "{what}={}: must be from 0.000001 to 1,000,000,000,000; 1 is an ordinary message",
-        shown(value)
+        shown(value)?
     )))
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn points(what: &str, value: &Bound<'_, PyAny>) -> PyResult<Points> {
     }
     Err(PyValueError::new_err(format!(
         "{what}={}: must be from -1,000,000,000,000 to 1,000,000,000,000; one point is one call",
-        shown(value)
+        shown(value)?
     )))
 }
 
@@ -82,10 +82,15 @@ pub(crate) fn count(what: &str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
         Err(error) if error.is_instance_of::<PyTypeError>(value.py()) => {
             Err(wrong_type(what, value, "a whole number", ""))
         }
-        Err(_) => Err(PyValueError::new_err(format!(
-            "{what}={}: must be from 0 to 4,294,967,295",
-            shown(value)
-        ))),
+        Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => {
+            Err(PyValueError::new_err(format!(
+                "{what}={}: must be from 0 to 4,294,967,295",
+                shown(value)?
+            )))
+        }
+        Err(error) => Err(ordinary(value, error, || {
+            wrong_type(what, value, "a whole number", "")
+        })),
     }
 }
 
@@ -99,24 +104,24 @@ pub(crate) fn seconds(what: &str, value: &Bound<'_, PyAny>) -> PyResult<Duration
     } else {
         Err(PyValueError::new_err(format!(
             "{what}={}: must be from 0 to 1,000,000,000 seconds, or inf",
-            shown(value)
+            shown(value)?
         )))
     }
 }
 
 /// A point in time: epoch seconds, or a datetime that knows its time zone.
 pub(crate) fn time(what: &str, value: &Bound<'_, PyAny>) -> PyResult<Time> {
-    let seconds = if value.hasattr("utcoffset")? {
-        timestamp(what, value)?
-    } else {
-        number(what, value)?
+    let seconds = match value.getattr_opt("utcoffset") {
+        Ok(None) => number(what, value)?,
+        Ok(Some(utcoffset)) => timestamp(what, value, &utcoffset)?,
+        Err(error) => return Err(ordinary(value, error, || no_time(what, value))),
     };
     if (0.0..=LATEST_S).contains(&seconds) {
         Ok(Time::from_micros((seconds * 1e6).round() as u64))
     } else {
         Err(PyValueError::new_err(format!(
             "{what}={}: must be between 1970 and 9999, in seconds since the epoch",
-            shown(value)
+            shown(value)?
         )))
     }
 }
@@ -126,21 +131,37 @@ pub(crate) fn whole_micros(seconds: f64) -> Duration {
     Duration::from_micros((seconds * 1e6).round() as u64)
 }
 
-fn timestamp(what: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
-    if value.call_method0("utcoffset")?.is_none() {
-        return Err(PyValueError::new_err(format!(
+fn timestamp(what: &str, value: &Bound<'_, PyAny>, utcoffset: &Bound<'_, PyAny>) -> PyResult<f64> {
+    let read = || -> PyResult<Option<f64>> {
+        if utcoffset.call0()?.is_none() {
+            return Ok(None);
+        }
+        let seconds: f64 = value.call_method0("timestamp")?.extract()?;
+        Ok((!seconds.is_nan()).then_some(seconds))
+    };
+    match read() {
+        Ok(Some(seconds)) => Ok(seconds),
+        Ok(None) => Err(PyValueError::new_err(format!(
             "{what}={}: must have a time zone; use .astimezone() or .replace(tzinfo=...)",
-            shown(value)
-        )));
+            shown(value)?
+        ))),
+        Err(error) => Err(ordinary(value, error, || no_time(what, value))),
     }
-    match value.call_method0("timestamp") {
-        Ok(seconds) => seconds.extract(),
-        Err(_) => Err(wrong_type(
-            what,
-            value,
-            "epoch seconds or an aware datetime",
-            "",
-        )),
+}
+
+#[cold]
+fn no_time(what: &str, value: &Bound<'_, PyAny>) -> PyErr {
+    wrong_type(what, value, "epoch seconds or an aware datetime", "")
+}
+
+/// What to raise where a value's own method has raised `error`: what `wrong` says, unless it is
+/// something that nobody may swallow, such as KeyboardInterrupt.
+#[cold]
+fn ordinary(value: &Bound<'_, PyAny>, error: PyErr, wrong: impl FnOnce() -> PyErr) -> PyErr {
+    if error.is_instance_of::<PyException>(value.py()) {
+        wrong()
+    } else {
+        error
     }
 }
 
@@ -154,7 +175,11 @@ fn number(what: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
             Ok(number) => number,
             // An integer beyond every limit.
             Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => f64::MAX,
-            Err(_) => return Err(wrong_type(what, value, "a number", "")),
+            Err(error) => {
+                return Err(ordinary(value, error, || {
+                    wrong_type(what, value, "a number", "")
+                }));
+            }
         },
     };
     if number.is_nan() {
@@ -180,7 +205,10 @@ fn wrong_name(what: &str, value: &Bound<'_, PyAny>) -> PyErr {
             grouped(text.len())
         ),
     };
-    PyValueError::new_err(format!("{what}={}: {why}", shown(value)))
+    match shown(value) {
+        Ok(value) => PyValueError::new_err(format!("{what}={value}: {why}")),
+        Err(error) => error,
+    }
 }
 
 #[cold]
@@ -189,14 +217,16 @@ fn wrong_type(what: &str, value: &Bound<'_, PyAny>, wanted: &str, hint: &str) ->
         .get_type()
         .name()
         .map_or_else(|_| "this".to_owned(), |name| name.to_string());
-    PyTypeError::new_err(format!(
-        "{what}={}: must be {wanted}, not {found}{hint}",
-        shown(value)
-    ))
+    match shown(value) {
+        Ok(value) => PyTypeError::new_err(format!(
+            "{what}={value}: must be {wanted}, not {found}{hint}"
+        )),
+        Err(error) => error,
+    }
 }
 
 /// A value as its `repr`, shortened: whatever was given must not fill somebody's log.
-fn shown(value: &Bound<'_, PyAny>) -> String {
+fn shown(value: &Bound<'_, PyAny>) -> PyResult<String> {
     // A long text is cut before it is written out.
     let long = value.is_instance_of::<PyString>() && value.len().is_ok_and(|len| len > SHOWN);
     let text = if long {
@@ -205,15 +235,19 @@ fn shown(value: &Bound<'_, PyAny>) -> String {
     } else {
         value.repr()
     };
-    let Ok(text) = text else {
-        return "<no repr>".to_owned();
+    let text = match text {
+        Ok(text) => text,
+        Err(error) if error.is_instance_of::<PyException>(value.py()) => {
+            return Ok("<no repr>".to_owned());
+        }
+        Err(error) => return Err(error),
     };
     let text = text.to_string_lossy();
-    match text.char_indices().nth(SHOWN + 2) {
+    Ok(match text.char_indices().nth(SHOWN + 2) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None if long => format!("{text}..."),
         None => text.into_owned(),
-    }
+    })
 }
 
 /// A count with commas between thousands.

@@ -10,6 +10,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 PRINTED = {
+    "digest.py": [
+        "@cyd: since I last spoke I heard ann 2, bob 1",
+        "@ann: since I last spoke I heard bob 1",
+    ],
     "plain_script.py": [
         "@ann: you said hey / can you / summarise this thread?",
         "@bob: you said what time is it?",

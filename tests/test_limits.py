@@ -23,7 +23,9 @@ def test_a_full_group_drops_its_oldest_and_names_them(chinwag_run: Run) -> None:
         assert [receipt.state for receipt in receipts] == ["evicted", "evicted", "done", "done"]
         with pytest.raises(Dropped, match="capacity"):
             await receipts[0]
-        assert queue.stats().end_reasons[("evicted", "capacity")] == 2
+        stats = queue.stats()
+        assert stats.end_reasons[("evicted", "capacity")] == 2
+        assert {end: age.maximum for end, age in stats.ages.items()} == {"evicted": 0, "done": 1}
 
     chinwag_run(body)
     assert handler.batches == [["c", "d"]]

@@ -13,6 +13,7 @@ __all__ = [
     "BatchSettled",
     "Event",
     "EventsMissed",
+    "GroupConfigured",
     "GroupForgotten",
     "GroupPaused",
     "GroupResized",
@@ -131,6 +132,14 @@ class GroupResized:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GroupConfigured:
+    """A group was given settings of its own."""
+
+    at: float
+    group: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GroupPaused:
     """Starts were paused."""
 
@@ -186,6 +195,7 @@ Event = (
     | MessageEnded
     | MessageEdited
     | GroupResized
+    | GroupConfigured
     | GroupPaused
     | GroupResumed
     | GroupForgotten

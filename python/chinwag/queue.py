@@ -409,6 +409,7 @@ class Queue(_core.Core[P]):
         ledger = Ledger(**figures.pop("ledger"))
         back_to_back, bursts = figures.pop("back_to_back"), figures.pop("bursts")
         end_reasons = {(end, why): count for end, why, count in figures.pop("end_reasons")}
+        ages = {end: _seconds(age) for end, age in figures.pop("ages").items()}
         strategies = {
             name: StrategyStats(calls=calls, wait=_seconds(wait))
             for name, (calls, wait) in figures.pop("strategies").items()
@@ -424,6 +425,7 @@ class Queue(_core.Core[P]):
             bursts=bursts,
             ends=ledger.ends,
             end_reasons=end_reasons,
+            ages=ages,
             strategies=strategies,
             wait=wait,
             handling=handling,

@@ -260,6 +260,8 @@ class Stats:
     """Ended messages by their end: `done`, `dead`, ..."""
     end_reasons: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """The same by end and reason: `("evicted", "capacity")`, `("expired", "ttl")`, ..."""
+    ages: Mapping[str, Histogram] = field(default_factory=dict)
+    """Seconds from arrival to end of the messages that ended so, by their end."""
     strategies: Mapping[str, StrategyStats] = field(default_factory=dict)
     """What was started under each strategy."""
     refused: Mapping[str, int] = field(default_factory=dict)

@@ -333,7 +333,8 @@ impl<P> Engine<P> {
                 self.end_id(group, id, seq, end);
             }
             self.ledger.end(end);
-            self.metrics.end(end, reason);
+            let age = self.now.micros_since(message.at);
+            self.metrics.end(end, reason, age);
             if self.observed {
                 let (group, at) = (self.groups[group].name().clone(), self.now);
                 out.events.push(Event::MessageEnded {

@@ -71,6 +71,10 @@ pub enum Event {
         size: u32,
         strategy: Strategy,
     },
+    GroupConfigured {
+        group: CompactString,
+        at: Time,
+    },
     GroupPaused {
         group: Option<CompactString>,
         at: Time,

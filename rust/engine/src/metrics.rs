@@ -89,6 +89,8 @@ pub struct Metrics {
     pub refused: [u64; 5],
     /// Messages ended, by end and reason.
     pub ends: Vec<(End, &'static str, u64)>,
+    /// Microseconds from a message's arrival to its end, by [`End::ALL`].
+    pub ages: [Histogram; 8],
     /// What was started under each of [`Strategy::ALL`].
     pub strategies: [ByStrategy; 4],
     /// Calls started.
@@ -138,7 +140,8 @@ impl Metrics {
         self.strategies[strategy as usize].wait.record(micros);
     }
 
-    pub(crate) fn end(&mut self, end: End, reason: &'static str) {
+    pub(crate) fn end(&mut self, end: End, reason: &'static str, age_micros: u64) {
+        self.ages[end as usize].record(age_micros);
         let known = self
             .ends
             .iter_mut()

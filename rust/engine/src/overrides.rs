@@ -6,6 +6,7 @@ use std::sync::Arc;
 use compact_str::CompactString;
 
 use crate::engine::{Engine, Outbox};
+use crate::events::Event;
 use crate::ids::GroupId;
 use crate::rate::Bucket;
 use crate::settings::Profile;
@@ -94,6 +95,10 @@ impl<P> Engine<P> {
             self.settings_changed(id, &was, strategy, out);
         }
         self.serve_line(group);
+        if self.observed {
+            let (group, at) = (group.into(), self.now);
+            out.events.push(Event::GroupConfigured { group, at });
+        }
         Ok(())
     }
 

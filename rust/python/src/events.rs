@@ -152,6 +152,12 @@ fn object<'py>(module: &Bound<'py, PyModule>, event: &Event) -> PyResult<Bound<'
             size = *size,
             strategy = strategy.name()
         ),
+        Event::GroupConfigured { group, at } => made!(
+            module,
+            "GroupConfigured",
+            at = seconds(*at),
+            group = group.as_str()
+        ),
         Event::GroupPaused { group, at, until } => made!(
             module,
             "GroupPaused",

@@ -73,6 +73,14 @@ pub(crate) fn metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound
         .map(|(end, reason, count)| (end.name(), *reason, *count))
         .collect();
     figures.set_item("end_reasons", ends)?;
+    let ages = PyDict::new(py);
+    for end in End::ALL {
+        let age = &metrics.ages[end as usize];
+        if age.count > 0 {
+            ages.set_item(end.name(), histogram(py, age)?)?;
+        }
+    }
+    figures.set_item("ages", ages)?;
     let strategies = PyDict::new(py);
     for strategy in Strategy::ALL {
         let figures = &metrics.strategies[strategy as usize];

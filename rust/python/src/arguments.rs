@@ -155,7 +155,7 @@ fn no_time(what: &str, value: &Bound<'_, PyAny>) -> PyErr {
 }
 
 /// What to raise where a value's own method has raised `error`: what `wrong` says, unless it is
-/// something that nobody may swallow, such as KeyboardInterrupt.
+/// something that nobody may swallow, such as a `KeyboardInterrupt`.
 #[cold]
 fn ordinary(value: &Bound<'_, PyAny>, error: PyErr, wrong: impl FnOnce() -> PyErr) -> PyErr {
     if error.is_instance_of::<PyException>(value.py()) {

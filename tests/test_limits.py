@@ -39,7 +39,6 @@ def test_a_full_group_drops_the_newest(chinwag_run: Run) -> None:
         queue = Queue(handler, capacity_per_group=1, overflow="drop_newest", dedup_s=60)
         queue.put_nowait("room", "ann", "a")
         dropped = queue.put_nowait("room", "ann", "b", id="1")
-        queue.check()
         assert dropped.state == "evicted"
         async with queue:
             await queue.join()
@@ -49,6 +48,13 @@ def test_a_full_group_drops_the_newest(chinwag_run: Run) -> None:
     chinwag_run(body)
     assert handler.batches == [["a"], ["b"]]
     assert handler.calls[0].batch.evicted == ("1",)
+
+
+def test_less_room_is_made_at_once() -> None:
+    queue = Queue(RecordingHandler[str](), overflow="drop_oldest", capacity_per_group=5)
+    receipts = [queue.put_nowait("room", "ann", text) for text in "abc"]
+    queue.configure("room", capacity_per_group=1)
+    assert [receipt.state for receipt in receipts] == ["evicted", "evicted", "waiting"]
 
 
 def test_the_total_refuses_whatever_the_overflow_but_looks_first() -> None:
@@ -122,6 +128,8 @@ def test_the_next_call_of_a_group_gets_what_was_listened_to(chinwag_run: Run) ->
             await queue.join()  # which leaves the context out
             assert not handler.calls
             answer = queue.put_nowait("room", "ann", "bot?")
+            await asyncio.sleep(0.5)
+            assert heard[2].state == answer.state == "running"
             await queue.join()
             assert [receipt.state for receipt in heard] == ["evicted", "done", "done"]
             assert await heard[1] == await answer

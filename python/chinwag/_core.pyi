@@ -338,7 +338,8 @@ class Batch(Sequence[Message[_P_co]]):
     def closed_by(self) -> str:
         """What made its window due, as a word.
 
-        `quiet`, `max_wait`, `size`, `cut`, `flush`, `idle`, `busy` or `drain`.
+        `quiet`, `max_wait`, `size`, `cut`, `flush`, `idle`, `busy` or `drain`; `bypass` for a
+        message that goes around all windows.
         """
 
     @property

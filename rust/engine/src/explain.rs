@@ -234,11 +234,15 @@ impl<P> Engine<P> {
             && !window.is_due()
         {
             let (at, by) = window.due_at(settings);
-            return match by {
-                ClosedBy::MaxWait => (WaitsFor::MaxWait, at),
-                _ if at == Time::NEVER => (WaitsFor::LaneBusy, at),
-                _ => (WaitsFor::Quiet, at),
+            let waits_for = match by {
+                ClosedBy::MaxWait => WaitsFor::MaxWait,
+                _ if at == Time::NEVER => WaitsFor::LaneBusy,
+                _ => WaitsFor::Quiet,
             };
+            if at > self.now {
+                return (waits_for, at);
+            }
+            // As good as due: the next poll says so.
         }
         let many = settings.lanes == Lanes::Message;
         if !many && (lane.running > 0 || lane.head() != Some(first)) {

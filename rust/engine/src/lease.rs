@@ -347,7 +347,7 @@ impl<P> Engine<P> {
             messages: 1,
             started: self.now,
             kind: Kind::Single,
-            closed_by: ClosedBy::Flush,
+            closed_by: ClosedBy::Bypass,
             generation: 0,
             context: None,
             context_len: 0,

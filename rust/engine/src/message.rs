@@ -106,20 +106,20 @@ impl<P> Message<P> {
     /// Why the window that this message opened closed; kept with its first message, so that the
     /// windows that wait in front of a lane's last one need no room of their own.
     pub(crate) fn closed_by(&self) -> ClosedBy {
-        ClosedBy::ALL[(self.tag.0 >> CLOSED_BY_SHIFT & 7) as usize]
+        ClosedBy::ALL[(self.tag.0 >> CLOSED_BY_SHIFT & 15) as usize]
     }
 
     pub(crate) fn set_closed_by(&mut self, by: ClosedBy) {
-        self.tag.0 = self.tag.0 & !(7 << CLOSED_BY_SHIFT) | (by as u64) << CLOSED_BY_SHIFT;
+        self.tag.0 = self.tag.0 & !(15 << CLOSED_BY_SHIFT) | (by as u64) << CLOSED_BY_SHIFT;
     }
 }
 
-/// A sequence number of 48 bits above 16 flags.
+/// A sequence number of 44 bits above 4 for what closed the window and 16 flags.
 #[derive(Clone, Copy)]
 struct Tag(u64);
 
-const FLAG_BITS: u32 = 16;
-const CLOSED_BY_SHIFT: u32 = 13;
+const FLAG_BITS: u32 = 20;
+const CLOSED_BY_SHIFT: u32 = 16;
 
 /// What is known of every message and fits a bit.
 #[derive(Clone, Copy)]

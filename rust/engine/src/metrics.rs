@@ -104,7 +104,7 @@ pub struct Metrics {
     /// Calls whose batch was part of a burst.
     pub burst: u64,
     /// Calls by what closed their window, see [`crate::ClosedBy`].
-    pub closed_by: [u64; 8],
+    pub closed_by: [u64; 9],
     /// Microseconds from a call's start to its end.
     pub handling: Histogram,
     /// Messages a call.

@@ -21,17 +21,22 @@ pub(crate) struct Oldest {
 impl<P> Engine<P> {
     /// Evicts what has waited longest, for as long as more waits than may; `id` has just come.
     pub(crate) fn drop_oldest(&mut self, group: GroupId, id: MessageId, out: &mut Outbox<P>) {
+        if let Some(activity) = self.groups[group].activity
+            && let Some(oldest) = &mut self.activities[activity].oldest
+        {
+            oldest.heap.push(Reverse((self.messages[id].seq(), id)));
+        }
+        self.shed(group, out);
+    }
+
+    /// The same once a group may hold less than before.
+    pub(crate) fn shed(&mut self, group: GroupId, out: &mut Outbox<P>) {
         let settings = self.groups[group].settings(&self.profile);
         let Some(most) = settings.capacity_per_group else {
             return;
         };
         if settings.overflow != Overflow::DropOldest {
             return;
-        }
-        if let Some(activity) = self.groups[group].activity
-            && let Some(oldest) = &mut self.activities[activity].oldest
-        {
-            oldest.heap.push(Reverse((self.messages[id].seq(), id)));
         }
         while self.waiting_in(group) > most {
             let Some(oldest) = self.oldest_in(group) else {

@@ -196,6 +196,7 @@ impl<P> Engine<P> {
             self.rekey(id);
         }
         self.offer_group(id, HeldUp::No);
+        self.shed(id, out);
     }
 }
 

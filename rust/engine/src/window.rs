@@ -30,11 +30,13 @@ pub enum ClosedBy {
     Busy,
     /// The queue is closing.
     Drain,
+    /// None has: its message goes around all windows.
+    Bypass,
 }
 
 impl ClosedBy {
     /// All of them, in the order of [`crate::Metrics::closed_by`].
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Quiet,
         Self::MaxWait,
         Self::Size,
@@ -43,6 +45,7 @@ impl ClosedBy {
         Self::Idle,
         Self::Busy,
         Self::Drain,
+        Self::Bypass,
     ];
 
     /// The word for it.
@@ -56,6 +59,7 @@ impl ClosedBy {
             Self::Idle => "idle",
             Self::Busy => "busy",
             Self::Drain => "drain",
+            Self::Bypass => "bypass",
         }
     }
 }

@@ -153,9 +153,13 @@ impl Call {
         })
     }
 
-    /// Its messages by their place in the push order.
+    /// Its messages and its context, by their place in the push order.
     pub(crate) fn seqs(&self) -> impl Iterator<Item = u64> {
-        self.entries.as_slice().iter().map(|entry| entry.seq)
+        let context = self.beside.as_ref().map(|beside| beside.context.iter());
+        let entries = self.entries.as_slice().iter();
+        entries
+            .chain(context.into_iter().flatten())
+            .map(|entry| entry.seq)
     }
 }
 

@@ -794,8 +794,8 @@ impl Inner {
             Ok(accepted) => accepted,
             Err(refused) => return Ok(Err(refused)),
         };
-        if accepted.crowded {
-            self.operate(py, Engine::make_room)?;
+        if accepted.crowded || accepted.evicted {
+            self.operate(py, Engine::make_room)?; // which ends the receipt of what was evicted
         }
         if accepted.wake {
             self.wake_for_push(py)?;

@@ -70,7 +70,10 @@ pub(crate) fn metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound
     let ends: Vec<_> = metrics
         .ends
         .iter()
-        .map(|(end, reason, count)| (end.name(), *reason, *count))
+        .map(|(end, reason, count)| {
+            let reason = if *end == End::Done { "" } else { reason };
+            (end.name(), reason, *count)
+        })
         .collect();
     figures.set_item("end_reasons", ends)?;
     let ages = PyDict::new(py);

@@ -407,6 +407,131 @@ def test_a_part_must_be_of_its_class() -> None:
         Config(window=3)  # type: ignore[arg-type]
 
 
+class Rebel(float):
+    """A number that raises wherever it is asked for anything."""
+
+    def __repr__(self) -> str:
+        raise LookupError
+
+    __float__ = __abs__ = __lt__ = __gt__ = __le__ = __ge__ = __repr__  # type: ignore[assignment]
+
+
+class Countless(int):
+    def __int__(self) -> int:
+        raise LookupError
+
+    __index__ = __abs__ = __bool__ = __int__  # type: ignore[assignment]
+
+
+class Liar(str):
+    """A text that calls itself equal to every other."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+class Pair(tuple[float, ...]):
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        raise LookupError
+
+    __iter__ = __getitem__ = __len__  # type: ignore[assignment]
+
+
+class Bands(list[Any]):
+    def __iter__(self) -> Any:
+        raise LookupError
+
+    __len__ = __iter__
+
+
+class Table(dict[str, Any]):
+    def keys(self) -> Any:
+        raise LookupError
+
+    __iter__ = __len__ = items = keys
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"quiet_s": Rebel(1)}, "quiet_s=<no repr>: must be a number"),
+        ({"aging": Rebel(1)}, "aging=<no repr>: must be a number"),
+        ({"rate": Rebel(1)}, "rate=<no repr>: must be a number"),
+        ({"max_batch": Rebel(1)}, "max_batch=<no repr>: must be a number"),
+        ({"min_batch": Rebel(1)}, "min_batch=<no repr>: must be a whole number"),
+        ({"on_busy": Rebel(1)}, "on_busy=<no repr>: must be"),
+        ({"quiet_when_idle": Rebel(1)}, "quiet_when_idle=<no repr>: must be True"),
+        ({"bands": Rebel(1)}, "bands=<no repr>: must be a list"),
+        ({"bands": [Rebel(1)]}, "bands: <no repr> is none"),
+        ({"quiet_s": np.timedelta64(1, "s")}, "quiet_s=np.timedelta64(1,'s'): must be a number"),
+        ({"quiet_s": np.timedelta64(1, "ns")}, "quiet_s=np.timedelta64(1,'ns'): must be a number"),
+        ({"min_batch": np.timedelta64(1, "ns")}, "must be a whole number"),
+        ({"quiet_s": np.array([1.0])}, "must be a number"),
+        ({"quiet_s": -Fraction(10**400)}, "must be at least 0"),
+        ({"lanes": Liar("banana")}, "lanes='banana': must be 'sender'"),
+        ({"rate": Pair((1, 2, 3))}, "must be calls a second, or a pair"),
+    ],
+)
+def test_a_value_cannot_outwit_the_checks(settings: dict[str, Any], said: str) -> None:
+    assert said in refusal(**settings)
+
+
+def test_a_value_is_kept_as_what_it_was_read_as() -> None:
+    """Whatever else an object of a subclass does, nobody asks it a second time."""
+    config = Config.of(
+        lanes=Liar("group"),
+        min_batch=Countless(3),
+        rate=Pair((1, 2)),
+        bands=Bands([{"size": Countless(5), "strategy": Liar("adaptive")}]),
+    )
+
+    assert config.flat() == {
+        **Config().flat(),
+        "lanes": "group",
+        "min_batch": 3,
+        "rate": (1.0, 2.0),
+        "bands": ({"size": 5, "strategy": "adaptive"},),
+    }
+    assert {type(config.window.lanes), type(config.order.bands[0].strategy)} == {str}
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_inside_a_value_passes(interrupt: type[BaseException]) -> None:
+    class Slow(float):
+        def __float__(self) -> float:
+            raise interrupt
+
+    class Long(float):
+        def __repr__(self) -> str:
+            raise interrupt
+
+    for value in (Slow(1), Long(-1)):
+        with pytest.raises(interrupt):
+            Config.of(quiet_s=value)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Config.load({7: 1}), "unknown setting 7"),  # type: ignore[dict-item]
+        (lambda: Config.load({"windows": {}}), "unknown section 'windows'"),
+        (lambda: Band(50, settings=7), "settings=7: must be a mapping"),  # type: ignore[arg-type]
+        (lambda: Band(50, settings={7: 1}), "unknown setting 7"),  # type: ignore[dict-item]
+        (lambda: Config.of(bands=[Table(size=2)]), "is none; give a Band, or a mapping"),
+    ],
+)
+def test_what_names_no_settings_is_refused(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make()
+
+    assert said in str(caught.value)
+
+
 def test_a_huge_value_is_shortened_in_the_message() -> None:
     assert len(refusal(lanes="x" * 10_000_000)) < 200
 

@@ -2,11 +2,18 @@
 
 A check takes the dataclass that is being made and the names of its fields. It knows nothing about
 single settings; which check a setting needs is said in `chinwag.config`.
+
+Values are read by `real`, `whole`, `text`, `items` and `entries`, here and wherever Python takes a
+number or a name, and shown by `show`. They go by the value's type, which cannot be made up as its
+class can, and where one of its own methods raises it is a wrong value; only KeyboardInterrupt and
+the like pass.
 """
 
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
 from numbers import Integral, Real
@@ -14,7 +21,23 @@ from typing import Any, Final, get_args, get_type_hints
 
 from chinwag.errors import ConfigError
 
-__all__ = ["between", "choice", "count", "flag", "put", "rate", "seconds", "show", "size", "words"]
+__all__ = [
+    "between",
+    "choice",
+    "count",
+    "entries",
+    "flag",
+    "items",
+    "put",
+    "rate",
+    "real",
+    "seconds",
+    "show",
+    "size",
+    "text",
+    "whole",
+    "words",
+]
 
 
 def seconds(part: Any, *keys: str, endless: bool = False, optional: bool = False) -> None:
@@ -23,7 +46,7 @@ def seconds(part: Any, *keys: str, endless: bool = False, optional: bool = False
         value = getattr(part, key)
         if value is None and optional:
             continue
-        if isinstance(value, timedelta):
+        if issubclass(type(value), timedelta):
             raise ConfigError(f"{key}={show(value)}: must be a number; use .total_seconds()")
         duration = _real(key, value, "seconds")
         if duration < 0:
@@ -46,9 +69,8 @@ def count(
         value = getattr(part, key)
         if value is None and optional:
             continue
-        if isinstance(value, bool) or not isinstance(value, Integral):
+        if (number := whole(value)) is None:
             raise ConfigError(f"{key}={show(value)}: must be a whole number of at least {least}")
-        number = int(value)
         if not least <= number <= most:
             none = "; leave it out, or None, for no limit" if optional else ""
             raise ConfigError(f"{key}={show(value)}: must be from {least} to {most:,}{none}")
@@ -74,8 +96,8 @@ def size(part: Any, key: str) -> None:
     hint = "1 is one message a call, None is no limit"
     what = "the largest sum of sizes"
     between(part, key, least=_SMALLEST, most=_LARGEST, what=what, hint=hint)
-    if isinstance(value, Integral):
-        put(part, key, int(value))
+    if (number := whole(value)) is not None:
+        put(part, key, number)
 
 
 def rate(part: Any, *keys: str) -> None:
@@ -83,7 +105,9 @@ def rate(part: Any, *keys: str) -> None:
     for key in keys:
         if (value := getattr(part, key)) is None:
             continue
-        pair = value if isinstance(value, tuple | list) else (value, 1.0)
+        pair = items(value)
+        if pair is None:
+            pair = [value, 1.0]
         if len(pair) != 2:
             raise ConfigError(
                 f"{key}={show(value)}: must be calls a second, or a pair of them and a burst"
@@ -105,7 +129,8 @@ def rate(part: Any, *keys: str) -> None:
 def flag(part: Any, *keys: str) -> None:
     """True or False."""
     for key in keys:
-        if not isinstance(value := getattr(part, key), bool):
+        # Nothing can be made that is of this type and neither of the two.
+        if type(value := getattr(part, key)) is not bool:
             raise ConfigError(f"{key}={show(value)}: must be True or False")
 
 
@@ -123,10 +148,14 @@ def choice(part: Any, *keys: str, later: tuple[str, ...] = (), none: str = "") -
         value = getattr(part, key)
         kind: Any = type(part)
         allowed = _words_of(kind, key)
-        if (value is None and none) or (isinstance(value, str) and value in allowed):
+        word = text(value)
+        if word in allowed:
+            put(part, key, word)
+            continue
+        if value is None and none:
             continue
         known = " or ".join(repr(word) for word in allowed)
-        if isinstance(value, str) and value in later:
+        if word in later:
             known = f"is not available in this version; use {known}"
         else:
             known = f"must be {known}" + (f", or None {none}" if none else "")
@@ -150,21 +179,66 @@ def put(part: Any, key: str, value: object) -> None:
     object.__setattr__(part, key, value)
 
 
-def show(value: object) -> str:
+def real(value: Any) -> float | None:
+    """Read a number; None if it is none. What is beyond a float is 1e300, which no limit allows."""
+    try:
+        if issubclass(type(value), Integral):
+            value = whole(value)
+        elif not issubclass(type(value), Real):
+            return None
+        try:
+            return None if value is None else float(value)
+        except OverflowError:
+            return _BEYOND if value > 0 else -_BEYOND
+    except Exception:
+        return None
+
+
+def whole(value: Any) -> int | None:
+    """Read a whole number; None if it is none."""
+    kind: Any = type(value)
+    try:
+        # A timedelta64 of numpy calls itself integral, but is no index.
+        return operator.index(value) if issubclass(kind, Integral) and kind is not bool else None
+    except Exception:
+        return None
+
+
+def text(value: Any) -> str | None:
+    """Read a text as one of just that type; None if it is none."""
+    return str.__str__(value) if issubclass(type(value), str) else None
+
+
+def items(value: Any) -> list[Any] | None:
+    """Copy a list or a tuple; None if it is neither."""
+    if issubclass(type(value), list):
+        return list.copy(value)
+    return list(tuple.__iter__(value)) if issubclass(type(value), tuple) else None
+
+
+def entries(value: Any) -> dict[Any, Any] | None:
+    """Copy a mapping; None if it is none."""
+    try:
+        return dict(value) if issubclass(type(value), Mapping) else None
+    except Exception:
+        return None
+
+
+def show(value: Any) -> str:
     """Show a value, shortened: whatever was given must not fill somebody's log."""
-    if isinstance(value, int) and abs(value) > 10**30:
-        return f"an integer of {value.bit_length():,} bits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    try:
+        if issubclass(type(value), int) and int.bit_length(value) > 100:
+            return f"an integer of {int.bit_length(value):,} bits"
+        # A long text is cut before it is written out.
+        shown = str.__str__(repr(value[:80] if type(value) is str else value))
+    except Exception:
+        return "<no repr>"
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def _real(key: str, value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if (number := real(value)) is None:
         raise ConfigError(f"{key}={show(value)}: must be a number; give {what}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = -_BEYOND if value < 0 else _BEYOND
     if math.isnan(number):
         raise ConfigError(f"{key}=nan: must be a number; give {what}")
     return number

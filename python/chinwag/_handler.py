@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from chinwag._checks import show
+
 __all__ = ["Handler"]
 
 
@@ -30,13 +32,13 @@ class Handler:
         """
         if not callable(function):
             raise TypeError(
-                f"handler={_show(function)}: must be callable, as async def reply(batch): ... or "
+                f"handler={show(function)}: must be callable, as async def reply(batch): ... or "
                 f"def reply(batch, ctx): ..., not {type(function).__name__}"
             )
         call = _unwrapped(function)
         if inspect.isasyncgenfunction(call) or inspect.isgeneratorfunction(call):
             raise TypeError(
-                f"handler={_show(function)}: must return its result; a generator function has none"
+                f"handler={show(function)}: must return its result; a generator function has none"
             )
         # asyncio's own answer also knows coroutines that are compiled.
         is_async = inspect.iscoroutinefunction(call) or asyncio.iscoroutinefunction(call)
@@ -67,18 +69,10 @@ def _takes_context(function: Callable[..., Any]) -> bool:
     missing = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     if missing or needed > 2 or (not positional and not anything):
         raise TypeError(
-            f"handler={_show(function)}: must take (batch) or (batch, ctx), not "
+            f"handler={show(function)}: must take (batch) or (batch, ctx), not "
             f"{inspect.signature(function)}"
         )
     return needed == 2 or (len(positional) > 1 and positional[1].name in _CONTEXT_NAMES)
-
-
-def _show(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:
-        return "<no repr>"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

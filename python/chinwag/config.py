@@ -32,7 +32,7 @@ from typing import (
 )
 
 from chinwag import _checks
-from chinwag._checks import show
+from chinwag._checks import entries, items, show
 from chinwag.errors import ConfigError
 
 __all__ = [
@@ -219,7 +219,9 @@ class Band:
         _checks.put(self, "size", size)
         _checks.count(self, "size")
         _checks.put(self, "strategy", strategy)
-        given = {**settings, **more}
+        if (given := entries(settings)) is None:
+            raise ConfigError(f"settings={show(settings)}: must be a mapping from names to values")
+        given.update(more)
         try:
             _checks.choice(self, "strategy", none="for that of the queue")
             # The default bands, which have no settings, are made before there are parts.
@@ -538,7 +540,7 @@ class Config:
             OSError: The file cannot be read.
         """
         try:
-            return cls.of(**read(source))
+            return cls(**_parts(read(source)))
         except ConfigError as error:
             raise _in(source, error) from None
 
@@ -588,17 +590,11 @@ class Config:
             ConfigError: A setting is unknown, has a wrong value, contradicts another, or is one of
                 the whole queue.
         """
-        for key in settings:
-            _part_of(key)
-            if key in _OF_THE_QUEUE:
-                raise ConfigError(
-                    f"{key} is a setting of the whole queue and cannot be set for a group; "
-                    f"give it to the queue: Queue(..., {key}=...)"
-                )
+        given = settings_of_a_group(settings)
         bands = self.order.bands
         if bands != _BY_SIZE:
-            bands = tuple(_without(band, settings) for band in bands)
-        return Config.of(**{**self.flat(), **settings, "bands": bands})
+            bands = tuple(_without(band, given) for band in bands)
+        return Config.of(**{**self.flat(), **given, "bands": bands})
 
     def profile(self, group_settings: Mapping[str, Any] = MappingProxyType({})) -> Profile:
         """Work out what holds in a group at every size, as plain data for the engine.
@@ -657,6 +653,22 @@ class Config:
                     replace(getattr(self, name), **held)
         except ConfigError as error:
             raise ConfigError(f"in the band from {band.size}: {error}") from None
+
+
+def settings_of_a_group(settings: Mapping[str, Any]) -> dict[str, Setting]:
+    """Check what is given for a group by itself, and read its values: plain data from then on.
+
+    Raises:
+        ConfigError: A setting is unknown, has a wrong value, or is one of the whole queue.
+    """
+    for key in settings:
+        _part_of(key)
+        if key in _OF_THE_QUEUE:
+            raise ConfigError(
+                f"{key} is a setting of the whole queue and cannot be set for a group; "
+                f"give it to the queue: Queue(..., {key}=...)"
+            )
+    return _plain(settings)
 
 
 def read(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Setting]:
@@ -760,7 +772,7 @@ def _keys() -> list[str]:
 
 
 def _unknown(noun: str, key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(str(key), known, n=1)
+    near = difflib.get_close_matches(_checks.text(key) or show(key), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
     return f"unknown {noun} {show(key)}; {hint}"
 
@@ -797,12 +809,12 @@ def _entries(source: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _ascending(bands: Any) -> tuple[Band, ...]:
-    if not isinstance(bands, list | tuple):
+    if (given := items(bands)) is None:
         raise ConfigError(
             f"bands={show(bands)}: must be a list such as [Band(50, 'adaptive', max_batch=20)]; "
             "in a TOML file each is a table [[order.bands]]"
         )
-    made = tuple(_band(band) for band in bands)
+    made = tuple(_band(band) for band in given)
     for below, above in pairwise(made):
         if above.size <= below.size:
             raise ConfigError(
@@ -815,9 +827,8 @@ def _ascending(bands: Any) -> tuple[Band, ...]:
 def _band(given: Any) -> Band:
     if isinstance(given, Band):
         return given
-    if not isinstance(given, Mapping):
+    if (rest := entries(given)) is None:
         raise ConfigError(f"bands: {show(given)} is none; give a Band, or a mapping with its size")
-    rest = dict(given)
     if "size" not in rest:
         raise ConfigError(
             f"bands: {show(rest)} has no size; give the size of a group from which it holds"
@@ -840,6 +851,11 @@ def _for_a_band(settings: Mapping[str, Any]) -> dict[str, Setting]:
             raise ConfigError(
                 f"{key} cannot depend on the size of a group; give it for the queue or for a group"
             )
+    return _plain(settings)
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Setting]:
+    """Read the values of settings by themselves, in the order of the configuration."""
     parts = _parts(settings)
     return {key: getattr(parts[_part_of(key)], key) for key in _keys() if key in settings}
 

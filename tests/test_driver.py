@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any
@@ -68,17 +69,16 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[RunnerTask]:
-    """Every runner's task that is made, in that order."""
-    tasks: list[RunnerTask] = []
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The name of every runner's task that is made. Whose task is held makes no second call."""
+    names: list[str] = []
 
     def make(*args: Any, **options: Any) -> RunnerTask:
-        task = RunnerTask(*args, **options)
-        tasks.append(task)
-        return task
+        names.append(options["name"])
+        return RunnerTask(*args, **options)
 
     monkeypatch.setattr(_driver, "RunnerTask", make)
-    return tasks
+    return names
 
 
 async def outcome(receipt: Receipt) -> object:
@@ -133,28 +133,167 @@ def test_calls_see_the_variables_of_the_start(run: Run) -> None:
     assert run(main) == ["at the start"] * 3
 
 
-def test_a_comparison_that_raises_harms_no_call(run: Run) -> None:
-    """Contexts are compared after each call, by whatever the values define as equality."""
+@pytest.mark.parametrize("task", ["no task", "task before", "task after"])
+def test_an_equal_variable_is_not_the_same(run: Run, task: str) -> None:
+    """What a call goes on with could be filled by another, or compared by code of anybody."""
 
-    class Odd:
+    class State:
         def __eq__(self, other: object) -> bool:
-            raise RuntimeError("not comparable")
+            compared.append(other)
+            return True
 
         __hash__ = None  # type: ignore[assignment]
 
-    variable: ContextVar[Any] = ContextVar("variable", default=None)
+    compared: list[object] = []
+    at_start, seen, tasks = State(), list[bool](), set[asyncio.Task[None]]()
+    states: ContextVar[State] = ContextVar("states")
+    equal: ContextVar[list[str]] = ContextVar("equal")
+    empty: list[str] = []
 
-    async def handle(batch: Batch[str]) -> bool:
-        clean = variable.get() is None
-        variable.set(Odd())
-        return clean
+    async def handle(batch: Batch[str]) -> None:
+        seen.append(states.get() is at_start and equal.get() is empty)
+        if task == "task before":
+            tasks.add(asyncio.create_task(asyncio.sleep(0.001)))
+        if batch.payloads == ["list"]:
+            equal.set([])
+        else:
+            states.set(State())
+        if task == "task after":
+            tasks.add(asyncio.create_task(asyncio.sleep(0.001)))
+
+    async def main() -> None:
+        states.set(at_start)
+        equal.set(empty)
+        async with Queue[str](handle, max_batch=1) as queue:
+            for number in range(8):
+                queue.put_nowait("room", "ann", "list" if number % 2 else "state")
+
+    run(main)
+
+    assert seen == [True] * 8
+    assert compared == []
+
+
+def test_variables_put_back_cost_no_task(run: Run, made: list[str]) -> None:
+    """What tracers and loggers do around every call of something."""
+    variable: ContextVar[str] = ContextVar("variable")
+    other: ContextVar[str] = ContextVar("other")
+
+    async def handle(batch: Batch[int]) -> None:
+        token = variable.set("in the call")
+        unset = other.set("in the call")
+        other.reset(unset)
+        variable.reset(token)
+
+    async def main() -> None:
+        variable.set("at the start")
+        async with Queue[int](handle, max_batch=1) as queue:
+            for number in range(1_000):
+                queue.put_nowait(f"room {number % 50}", "ann", number)
+
+    run(main)
+
+    assert len(made) <= 5
+
+
+@pytest.mark.parametrize("count", [0, 5, 40, 300])
+def test_any_number_of_variables_costs_no_task(run: Run, made: list[str], count: int) -> None:
+    variables = [ContextVar[int](f"variable {number}") for number in range(count)]
+
+    async def handle(batch: Batch[int]) -> int:
+        return sum(variable.get() for variable in variables)
+
+    async def main() -> None:
+        for variable in variables:
+            variable.set(1)
+        async with Queue[int](handle, max_batch=1) as queue:
+            receipts = [queue.put_nowait(f"room {n % 50}", "ann", n) for n in range(1_000)]
+        assert {await receipt for receipt in receipts} == {count}
+
+    run(main)
+
+    assert len(made) <= 5
+
+
+@pytest.mark.parametrize(
+    "how", ["weakly", "in a weak dictionary", "name", "callback", "attribute", "not"]
+)
+def test_a_task_that_was_marked_makes_no_other_call(run: Run, made: list[str], how: str) -> None:
+    refs: list[object] = []
+    of_task: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+    ended: list[str] = []
+    seen: list[tuple[object, ...]] = []
+
+    async def handle(batch: Batch[str]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        seen.append((task.get_name(), of_task.get(task), getattr(task, "room", None)))
+        if how == "weakly":
+            refs.append(weakref.ref(task))
+        elif how == "in a weak dictionary":
+            of_task[task] = batch.group
+        elif how == "name":
+            task.set_name(batch.group)
+        elif how == "callback":
+            task.add_done_callback(lambda _: ended.append(batch.group))
+        elif how == "attribute":
+            task.room = batch.group  # type: ignore[attr-defined]
+
+    async def main() -> None:
+        async with Queue[str](handle, max_batch=1) as queue:
+            for number in range(4):
+                queue.put_nowait(f"{number}", "ann", "hello")
+            await queue.join()
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert ended == (["0", "1", "2", "3"] if how == "callback" else [])
+
+    run(main)
+
+    assert seen == [("chinwag runner", None, None)] * 4
+    runners = made.count("chinwag runner")
+    assert runners < 4 if how == "not" else runners >= 4
+
+
+@pytest.mark.parametrize("when", ["before the start", "at work"])
+def test_a_monitor_of_tasks_hides_no_task(run: Run, when: str) -> None:
+    """It lets go of the task at the very time at which somebody remembers it."""
+    sample: list[Any] = []
+    remembered: list[asyncio.Task[Any] | None] = []
+    monitor: asyncio.Task[None]
+
+    async def watch() -> None:
+        while True:
+            sample[:] = asyncio.all_tasks()
+            await asyncio.sleep(0)
+
+    async def handle(batch: Batch[str]) -> str:
+        if batch.group == "first":
+            remembered.append(asyncio.current_task())
+            monitor.cancel()
+            sample.clear()
+            return "first"
+        await asyncio.sleep(0.001)
+        first = remembered[0]
+        assert first is not None
+        first.cancel()
+        await asyncio.sleep(0.001)
+        return "second"
 
     async def main() -> list[object]:
-        variable.set(None)
-        async with Queue[str](handle, max_batch=1) as queue:
-            return [await outcome(queue.put_nowait("room", "ann", "hello")) for _ in range(5)]
+        nonlocal monitor
+        queue = Queue[str](handle)
+        if when == "before the start":
+            monitor = asyncio.create_task(watch())
+            await asyncio.sleep(0)
+        async with queue:
+            if when == "at work":
+                monitor = asyncio.create_task(watch())
+                await asyncio.sleep(0)
+            rooms = ("first", "second")
+            return [await outcome(queue.put_nowait(room, "ann", "hello")) for room in rooms]
 
-    assert run(main) == [True] * 5
+    assert run(main) == ["first", "second"]
 
 
 @pytest.mark.parametrize("suspends", [False, True])
@@ -492,7 +631,7 @@ def test_a_failure_that_nobody_sees_is_logged_once(
 # Tasks and timers.
 
 
-def test_ten_thousand_messages_need_a_handful_of_tasks(run: Run, made: list[RunnerTask]) -> None:
+def test_ten_thousand_messages_need_a_handful_of_tasks(run: Run, made: list[str]) -> None:
     calls = 0
 
     async def handle(batch: Batch[int]) -> None:
@@ -512,7 +651,7 @@ def test_ten_thousand_messages_need_a_handful_of_tasks(run: Run, made: list[Runn
     assert len(made) <= 5
 
 
-def test_suspending_handlers_need_a_task_for_each_at_once(run: Run, made: list[RunnerTask]) -> None:
+def test_suspending_handlers_need_a_task_for_each_at_once(run: Run, made: list[str]) -> None:
     at_once = most = 0
 
     async def handle(batch: Batch[int]) -> None:
@@ -560,7 +699,7 @@ def test_a_thousand_suspended_calls_start_within_few_turns() -> None:
     assert turns < 100
 
 
-def test_a_batch_whose_task_never_began_is_handled(run: Run, made: list[RunnerTask]) -> None:
+def test_a_batch_whose_task_never_began_is_handled(run: Run, made: list[str]) -> None:
     """A task can be cancelled before its first step; then the call has not begun either."""
 
     async def handle(batch: Batch[str]) -> str:
@@ -572,7 +711,8 @@ def test_a_batch_whose_task_never_began_is_handled(run: Run, made: list[RunnerTa
             receipt = queue.put_nowait("room", "ann", "hello")
             while len(made) == before:  # noqa: ASYNC110 -- before its first step
                 await asyncio.sleep(0)
-            made[-1].cancel()
+            (task,) = (t for t in other_tasks() if t.get_name() == made[-1])
+            task.cancel()
             return await outcome(receipt)
 
     assert run(main) == "answered"
@@ -1094,6 +1234,88 @@ def test_waiting_for_oneself_raises(run: Run, verb: str) -> None:
             return [await outcome(queue.put_nowait("room", "ann", "hello")) for _ in range(2)]
 
     assert run(main) == ["answered", "answered"]
+
+
+@pytest.mark.parametrize("rooted", [True, False])
+@pytest.mark.parametrize("sets", [True, False])
+@pytest.mark.parametrize("suspends", [True, False])
+@pytest.mark.parametrize("verb", ["aclose", "join", "receipt"])
+def test_what_a_call_has_started_may_wait_once_it_ended(
+    run: Run,
+    verb: str,
+    suspends: bool,
+    sets: bool,
+    rooted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when the task of the call makes another, which would end without it."""
+    if not rooted:
+        monkeypatch.setattr(_driver, "is_rooted", lambda variables: False)
+    variable: ContextVar[str] = ContextVar("variable")
+    left: list[asyncio.Task[Any]] = []
+    receipts: list[Receipt] = []
+    second, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> Any:
+        if sets:
+            variable.set("in the background")
+        await second.wait()
+        asyncio.get_running_loop().call_soon(go_on.set)
+        if verb == "receipt":
+            return await receipts[1]
+        return await getattr(queue, verb)()
+
+    async def handle(batch: Batch[str]) -> str:
+        if batch.group == "first":
+            left.append(asyncio.create_task(wait()))
+            if suspends:
+                await asyncio.sleep(0)
+        else:
+            second.set()
+            await go_on.wait()
+        return batch.group
+
+    queue = Queue[str](handle)
+
+    async def main() -> object:
+        async with queue:
+            receipts.extend(queue.put_nowait(room, "ann", "hello") for room in ("first", "second"))
+            await second.wait()
+            return await left[0]
+
+    assert run(main) == ("second" if verb == "receipt" else None)
+
+
+@pytest.mark.parametrize("sets", [True, False])
+@pytest.mark.parametrize("verb", ["aclose", "join", "receipt"])
+def test_what_a_call_waits_for_may_not_wait_for_it(run: Run, verb: str, sets: bool) -> None:
+    variable: ContextVar[str] = ContextVar("variable")
+    receipts: list[Receipt] = []
+
+    async def wait() -> None:
+        if sets:
+            variable.set("in a part of the call")
+        if verb == "receipt":
+            await receipts.pop()
+        await getattr(queue, verb)()
+
+    async def handle(batch: Batch[str]) -> str:
+        receipts.append(queue.put_nowait("room", "ann", "later"))
+        with pytest.raises(RuntimeError, match="wait for"):
+            await asyncio.gather(wait())
+        return "answered"
+
+    queue = Queue[str](max_batch=1)
+
+    @queue.handler
+    async def first(batch: Batch[str]) -> str:
+        return "answered" if batch.payloads == ["later"] else await handle(batch)
+
+    async def main() -> list[object]:
+        async with queue:
+            return [await outcome(queue.put_nowait("room", "ann", "hello")) for _ in range(3)]
+
+    assert run(main) == ["answered"] * 3
 
 
 def test_cancelling_a_join_changes_nothing(run: Run) -> None:

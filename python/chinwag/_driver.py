@@ -25,7 +25,7 @@ from contextvars import copy_context
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from chinwag._runner import Runner, RunnerTask, calling, log
+from chinwag._runner import Runner, RunnerTask, current, is_rooted, log
 from chinwag.stats import Ledger
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class Driver:
         # subscribers leave behind stays among the driver's own.
         self._variables: Variables = copy_context()
         self._own_variables: Variables = self._variables.copy()
+        self.rooted = is_rooted(self._variables.copy())
+        """Whether the runners' contexts are so that they need little looking after."""
         self._runners: set[Runner] = set()
         self._parked: list[Runner] = []
         # Who got the last batch, and how many a turn hands out.
@@ -360,8 +362,8 @@ class Driver:
         """Raise where waiting would wait for itself (rule H8), or on another loop."""
         if asyncio.get_running_loop() is not self.loop:
             raise RuntimeError(f"{what} must be awaited on the event loop that started the queue")
-        runner = calling.get()
-        if runner is not None and runner in self._runners and runner.batch:
+        runner = current()
+        if runner is not None and runner in self._runners:
             raise RuntimeError(
                 f"{what} would wait for the very call that it is called in; do it outside the "
                 "handler, or in a task with a context of its own: "
@@ -415,7 +417,9 @@ class Driver:
         work = runner.work()
         runner.task = RunnerTask(work, loop=self.loop, name="chinwag runner", context=variables)
         self._runners.add(runner)
-        runner.task.add_done_callback(partial(self._gone, runner), context=self._own_variables)
+        # The plain method: this is nobody else's callback.
+        gone = partial(self._gone, runner)
+        asyncio.Task.add_done_callback(runner.task, gone, context=self._own_variables)
 
     def _gone(self, runner: Runner, task: asyncio.Task[None]) -> None:
         """A runner's task has ended."""

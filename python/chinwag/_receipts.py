@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from chinwag._runner import calling
+from chinwag._runner import current
 
 if TYPE_CHECKING:
     from chinwag._core import Receipt
@@ -29,7 +29,7 @@ def follow(receipt: Receipt) -> Generator[Any, None, Any]:
             "a receipt is awaited in a running event loop, and this thread has none; await it on "
             "the loop, for instance by asyncio.run_coroutine_threadsafe"
         ) from None
-    runner = calling.get()
+    runner = current()
     future: asyncio.Future[None] = loop.create_future()
     if receipt._attach(future):
         batch = runner.batch if runner is not None else None
@@ -60,7 +60,7 @@ def wait(receipt: Receipt, timeout: float | None) -> Any:
         timeout = min(float(timeout), threading.TIMEOUT_MAX)
     bell = _Bell()
     if receipt._attach(bell):
-        runner = calling.get()
+        runner = current()
         batch = runner.batch if runner is not None else None
         try:
             if batch and receipt._waits_for(batch):

@@ -2,9 +2,13 @@
 
 A task for each call would be most of what a message costs, so a runner makes many. Yet no call
 may see anything of the one before it. After a call the runner is retired, and a new one takes
-over, when the call left something behind: context variables that differ from before, a request to
-cancel the task that has not been withdrawn, or somebody who still refers to the task and could
-cancel it when it makes a call for another group.
+over, when the call left something behind: context variables that are not what they were before, a
+request to cancel the task that has not been withdrawn, a name or callbacks of the task, or
+somebody who still refers to the task and could cancel it when it makes a call for another group.
+
+Looking at all that after every call would cost more than the call, so reference counts are looked
+at. Whatever happens, one of four is not what it was (see `_alone` and `Runner._renew`), and only
+then the rest is looked at.
 """
 
 from __future__ import annotations
@@ -15,8 +19,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextvars import Context as Variables
 from contextvars import ContextVar, copy_context
+from functools import cache
+from gc import get_referents
+from operator import is_
 from sys import getrefcount
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
+from weakref import getweakrefcount
 
 from chinwag.context import Context
 
@@ -25,24 +33,62 @@ if TYPE_CHECKING:
     from chinwag._driver import Driver
     from chinwag._handler import Handler
 
-__all__ = ["Failure", "Runner", "RunnerTask", "calling", "log"]
+__all__ = ["Failure", "Runner", "RunnerTask", "current", "is_rooted", "log"]
 
 log = logging.getLogger("chinwag")
 
-calling: ContextVar[Runner | None] = ContextVar("chinwag_calling", default=None)
-"""The runner in whose call this code runs, or was started."""
+Call = tuple["Runner"]
+"""A call, or several that left nothing behind, of a runner. Told from others by identity."""
+
+calling: ContextVar[Call | None] = ContextVar("chinwag_calling", default=None)
+"""The call in which this code runs, or was started."""
+
+
+def current() -> Runner | None:
+    """Find the runner of the call in which this code runs, or was started, if that goes on."""
+    call = calling.get()
+    return call[0] if call is not None and call[0].call is call and call[0].batch else None
 
 
 class RunnerTask(asyncio.Task[None]):
-    """A task that knows that it was asked to end."""
+    """A task that knows what others did to it."""
 
-    touched = False
+    touched: RunnerTask | None = None
+    """Itself when others did something: one reference more, so a look at those tells that too."""
+    marked = False
+    """Of what they did something is left, such as a name."""
     _log_destroy_pending: bool  # asyncio's own
+
+    def touch(self, *, mark: bool) -> None:
+        """Note that something was done to it."""
+        super().__setattr__("touched", self)
+        if mark:
+            super().__setattr__("marked", True)
+
+    def forget(self) -> None:
+        """Nothing is left of what was done to it."""
+        super().__setattr__("touched", None)
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Request cancellation, and remember it."""
-        self.touched = True
+        self.touch(mark=False)
         return super().cancel(msg)
+
+    def add_done_callback(
+        self, fn: Callable[[RunnerTask], object], /, *, context: Variables | None = None
+    ) -> None:
+        """Have it called, and remember that."""
+        self.touch(mark=True)
+        super().add_done_callback(fn, context=context)
+
+    def set_name(self, value: object, /) -> None:
+        """Give it a name, and remember that."""
+        self.touch(mark=True)
+        super().set_name(value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self.touch(mark=True)
+        super().__setattr__(name, value)
 
 
 class Failure:
@@ -82,13 +128,15 @@ class Runner:
     """Makes calls, one at a time, as the driver hands out batches."""
 
     __slots__ = (
-        "_call",
+        "_alone",
+        "_base",
+        "_caller",
         "_context",
         "_driver",
         "_over",
         "_variables",
-        "base",
         "batch",
+        "call",
         "ending",
         "fenced",
         "parking",
@@ -98,6 +146,8 @@ class Runner:
     def __init__(self, driver: Driver, batch: Batch[Any], variables: Variables) -> None:
         self.batch: Batch[Any] | Literal[False] | None = batch
         """What it is calling the handler for."""
+        self.call: Call
+        """What `calling` is in the call that it makes."""
         self.ending: str | None = None
         """Why the driver ends its call."""
         self.fenced = False
@@ -106,22 +156,28 @@ class Runner:
         """Resolved when there is a new batch, or no more."""
         self.task: RunnerTask
         self._driver = driver
-        self._call = self._caller(driver.handler)
+        self._caller = self._call_of(driver.handler)
         self._context: Context | None = None
         self._over = False
-        variables.run(calling.set, self)
         self._variables = variables
-        self.base = variables.copy()
+        self._base: Variables
+        self._alone = _alone()
 
     async def work(self) -> None:
         """Make calls until the driver has no more use for this runner."""
-        driver, task, variables, base = self._driver, self.task, self._variables, self.base
-        call, done = self._call, driver.done
+        driver, task = self._driver, self.task
+        call, done = self._caller, driver.done
         batch = self.batch
-        refs = getrefcount(task)
+        refs, weakrefs = self._alone
+        values, token = self._renew()
+        held, known = getrefcount(values), getrefcount(token) if driver.rooted else 0
         while True:
-            if not batch:
-                if not driver.park(self, batch):
+            if batch is None or batch is False:
+                if (
+                    not driver.park(self, batch)
+                    or getrefcount(task) != refs
+                    or getweakrefcount(task) != weakrefs
+                ):
                     return
                 assert self.parking is not None
                 await self.parking
@@ -131,23 +187,40 @@ class Runner:
             try:
                 result = await call(batch)
             except BaseException as error:
-                left = _differ(variables, base) or getrefcount(task) != refs
+                left = (
+                    self._is_touched()
+                    or getrefcount(task) != refs
+                    or getweakrefcount(task) != weakrefs
+                    or self._differs(values)
+                )
                 self.batch = batch = self._failed(batch, error, left)
                 if not isinstance(error, Exception) and self._over:
                     raise
                 if self._over:
                     return
+                values, token = self._renew()
+                held, known = getrefcount(values), getrefcount(token) if driver.rooted else 0
             else:
-                # Comparing contexts may run any code; what raises counts as changed.
-                try:
-                    left = task.touched or variables != base or getrefcount(task) != refs
-                except Exception:
-                    left = True
-                if left and self._must_retire(batch, result, refs):
-                    return
+                if (
+                    getrefcount(values) != held
+                    or getrefcount(token) != known
+                    or getrefcount(task) != refs
+                    or getweakrefcount(task) != weakrefs
+                ):
+                    if (
+                        self._is_touched()
+                        or getrefcount(task) != refs
+                        or getweakrefcount(task) != weakrefs
+                        or self._differs(values)
+                    ):
+                        self._end_last(batch, result)
+                        return
+                    values, token = self._renew()
+                    held, known = getrefcount(values), getrefcount(token) if driver.rooted else 0
                 self.batch = batch = done(batch, result)
                 result = None
-            if batch and not driver.promoting:
+            # In this order: a batch is asked for its length.
+            if not driver.promoting and batch:
                 driver.promote()
 
     def end(self, reason: str) -> None:
@@ -159,28 +232,44 @@ class Runner:
     def decide(self, reason: str) -> None:
         """Let nothing count that comes of the call from now on."""
         self.ending = reason
-        self.task.touched = True
+        self.task.touch(mark=False)
         if self._context is not None:
             self._context._ending = reason
 
-    def _must_retire(self, batch: Batch[Any], result: object, refs: int) -> bool:
-        """Settle a call that returned and left something behind; false if it did not."""
-        task = self.task
-        cancelled = self._is_cancelled()
-        if not (
-            cancelled or _differ(self._variables, self.base) or getrefcount(task) - _HERE != refs
-        ):
-            return False
+    def _renew(self) -> tuple[object, Call]:
+        """Tell the next call from those before, also for what these have started.
+
+        Returns what the context has its variables in, and what stands for the call there. While
+        the context is as it is now and nobody has a copy of it, references to both are as many as
+        now. A copy is one more to the first; another value of a variable, here or in a copy, makes
+        a copy of the node that holds the second, if that is where it is (see `is_rooted`).
+        """
+        variables = self._variables
+        self.call = call = (self,)
+        calling.set(call)
+        self._base = variables.copy()
+        return get_referents(variables)[-1], call
+
+    def _differs(self, values: object) -> bool:
+        """Whether a variable is not what it was; being equal is not enough."""
+        variables, base = self._variables, self._base
+        return get_referents(variables)[-1] is not values and not (
+            len(variables) == len(base)
+            and all(map(is_, variables, base))
+            and all(map(is_, variables.values(), base.values()))
+        )
+
+    def _end_last(self, batch: Batch[Any], result: object) -> None:
+        """Settle a call that returned and left something behind."""
         core = self._driver.core
         if self.ending is not None:
             core._end(batch, "closed", None)
-        elif getattr(task, "_must_cancel", False):
+        elif getattr(self.task, _PENDING, False):
             # It cancelled itself and returned before that could reach it.
             core._end(batch, "cancelled", Failure(batch, asyncio.CancelledError(), "cancelled"))
         else:
             core._end(batch, None, result)
         self._retire()
-        return True
 
     def _failed(
         self, batch: Batch[Any], error: BaseException, left: bool
@@ -189,7 +278,7 @@ class Runner:
         cancelled = isinstance(error, asyncio.CancelledError)
         if error.__traceback__ is not None:  # without the runner's own frame
             error.__traceback__ = error.__traceback__.tb_next
-        self._over = self._is_cancelled() or left or not (cancelled or isinstance(error, Exception))
+        self._over = left or not (cancelled or isinstance(error, Exception))
         core, more = self._driver.core, not self._over
         after: Batch[Any] | Literal[False] | None
         if self.ending is not None or (cancelled and self._driver.is_ending()):
@@ -207,17 +296,22 @@ class Runner:
         if not quietly:
             self._driver.promote()
 
-    def _is_cancelled(self) -> bool:
-        """Whether somebody wants this task to end; a time-out that is over does not."""
+    def _is_touched(self) -> bool:
+        """Whether something is left of what others did to the task, as not of a past time-out."""
         task = self.task
-        if not task.touched:
+        if task.touched is None:
             return False
-        if self.ending is None and not task.cancelling() and not getattr(task, _PENDING, False):
-            task.touched = False
-            return False
-        return True
+        if (
+            task.marked
+            or self.ending is not None
+            or task.cancelling()
+            or getattr(task, _PENDING, False)
+        ):
+            return True
+        task.forget()
+        return False
 
-    def _caller(self, handler: Handler) -> Callable[[Batch[Any]], Awaitable[Any]]:
+    def _call_of(self, handler: Handler) -> Callable[[Batch[Any]], Awaitable[Any]]:
         if not handler.is_async:
             return self._call_in_thread
         if not handler.takes_context:
@@ -258,13 +352,52 @@ def _outcome(function: Callable[..., Any], *args: object) -> tuple[Any, BaseExce
         return None, error
 
 
-def _differ(variables: Variables, base: Variables) -> bool:
-    try:
-        return variables != base
-    except Exception:
-        return True
+def is_rooted(variables: Variables) -> bool:
+    """Whether `calling` is in the uppermost node of the tree of a context's variables.
+
+    Every change of a variable copies that node. With few variables most are there.
+    """
+    mark = cast("Call", (None,))
+    variables.run(calling.set, mark)
+    (root,) = get_referents(get_referents(variables)[-1])
+    return any(node is mark for node in get_referents(root))
+
+
+class _Aside:
+    """What little of an event loop one step of a task needs."""
+
+    def get_debug(self) -> bool:
+        return False
+
+    def call_soon(self, step: Callable[[], object], *, context: Variables) -> None:
+        self._step = step
+
+    def run(self) -> None:
+        loop = asyncio._get_running_loop()
+        asyncio._set_running_loop(cast("asyncio.AbstractEventLoop", self))
+        try:
+            self._step()
+        finally:
+            asyncio._set_running_loop(loop)
+
+
+@cache
+def _alone() -> tuple[int, int]:
+    """How many refer to the task of a runner at work, strongly and weakly, if nobody else does.
+
+    Counted in a task on a loop of its own, since others may look at all that are on the real one.
+    """
+    counts: list[int] = []
+    runner = type("Runner", (), {})()
+
+    async def work() -> None:
+        task = runner.task
+        counts.extend((getrefcount(task), getweakrefcount(task)))
+
+    aside = _Aside()
+    runner.task = RunnerTask(work(), loop=cast("asyncio.AbstractEventLoop", aside))
+    aside.run()
+    return counts[0], counts[1]
 
 
 _PENDING = "_must_cancel"
-# In a method of the runner, its local variable is one reference more.
-_HERE = 1

@@ -110,6 +110,7 @@ impl<P> Engine<P> {
         match arrival.way {
             Way::Lane => {
                 let delay = arrival.extra.as_ref().and_then(|extra| extra.delay);
+                let seq = arrival.seq;
                 let id = self.take_down(arrival, sender);
                 if let Some(delay) = delay {
                     self.messages[id].set(Flag::Delayed);
@@ -118,7 +119,7 @@ impl<P> Engine<P> {
                 } else {
                     self.enter(group, id, out);
                 }
-                self.drop_oldest(group, id, out);
+                self.drop_oldest(group, id, seq, out);
             }
             Way::Context => self.listen(group, arrival, sender, out),
             Way::Bypass => self.go_around(group, arrival, sender),

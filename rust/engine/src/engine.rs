@@ -50,6 +50,8 @@ pub struct Engine<P> {
     pub(crate) activities: Slab<ActivityId, Activity>,
     pub(crate) leases: Slab<LeaseSlot, Lease>,
     pub(crate) generation: u32,
+    /// How often something has changed by which batches are scored.
+    pub(crate) scoring: u32,
     /// The stamp given last, see [`Contest`].
     pub(crate) stamp: u32,
     /// Between groups: their claims, the virtual clock, how many run or are able and what they weigh
@@ -152,6 +154,7 @@ impl<P> Engine<P> {
             activities: Slab::new(),
             leases: Slab::new(),
             generation: 0,
+            scoring: 0,
             stamp: 0,
             contest: Contest::new(),
             served: NowServed::default(),

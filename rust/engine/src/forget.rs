@@ -56,10 +56,14 @@ impl<P> Engine<P> {
                 let last = sender.last();
                 let silent = last == Time::NEVER || last.after(keep) < self.now;
                 let group = &self.groups[sender.group];
-                // Who has been served more than their turn is forgotten only with the group.
-                let even =
-                    sender.standing <= group.now_served().points || self.is_over(sender.group);
-                sender.lane.is_none() && sender.messages == 0 && silent && even
+                // Who has been served more than their turn, or has yet to be told of what was evicted,
+                // is forgotten only with the group.
+                let even = sender.standing <= group.now_served().points
+                    && (self.evicted.is_empty() || !self.evicted.contains_key(&id));
+                sender.lane.is_none()
+                    && sender.messages == 0
+                    && silent
+                    && (even || self.is_over(sender.group))
             })
             .collect();
         for id in idle {

@@ -267,6 +267,7 @@ impl<P> Engine<P> {
 
     /// Scores the batch that a lane puts forward.
     pub(crate) fn score(&mut self, id: LaneId) {
+        self.lanes[id].scored = self.scoring;
         if let Some(best) = self.lanes[id].best_score(&self.messages) {
             self.lanes[id].score = best;
             return;
@@ -296,6 +297,11 @@ impl<P> Engine<P> {
 
     /// The batch that a lane puts forward has gained a message.
     pub(crate) fn join_score(&mut self, lane: LaneId, id: MessageId) {
+        if self.lanes[lane].scored != self.scoring {
+            // The batch is scored anew, all of it (rule C9).
+            self.rescore(lane);
+            return;
+        }
         let group = self.lanes[lane].group;
         let other = self.score_of(group, id);
         let settings = self.groups[group].settings(&self.profile);

@@ -35,6 +35,8 @@ pub(crate) struct Lane {
     candidates: BinaryHeap<Candidate>,
     /// What it puts forward there while it is able.
     pub(crate) score: Score,
+    /// The engine's count of changes in scoring at that time.
+    pub(crate) scored: u32,
     pub(crate) claim: Claim,
     /// Competes for a start.
     pub(crate) able: bool,
@@ -58,6 +60,7 @@ impl Lane {
             stamp: 0,
             candidates: BinaryHeap::new(),
             score: Score::default(),
+            scored: 0,
             claim: Claim::default(),
             able: false,
             touched: false,

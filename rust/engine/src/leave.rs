@@ -21,6 +21,7 @@ impl<P> Engine<P> {
         out: &mut Outbox<P>,
     ) {
         let place = self.messages[id].place();
+        self.messages[id].set(Flag::Leaving);
         let lane = match place {
             Place::Call => return,
             Place::Lane => self.leave_window(group, id),

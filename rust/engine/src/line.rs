@@ -149,7 +149,13 @@ impl<P> Engine<P> {
         payload: P,
         options: Options,
     ) -> Result<Accepted, Refused<P>> {
-        let place = self.line.served.remove(&ticket);
+        let mut place = self.line.served.remove(&ticket);
+        if options.context || options.bypass {
+            // It needs none.
+            if let Some(inbox) = place.take() {
+                self.give_back_place(&inbox);
+            }
+        }
         let attempt = place.as_ref().map_or(Attempt::Last, |_| Attempt::Served);
         let pushed = self
             .intake

@@ -82,7 +82,7 @@ impl<P> Message<P> {
     /// Where it is, as long as it has not ended.
     pub(crate) fn place(&self) -> Place {
         match (
-            self.has(Flag::Running),
+            self.has(Flag::Running) || self.has(Flag::Leaving),
             self.has(Flag::Delayed),
             self.has(Flag::Context),
             self.has(Flag::Bypass),
@@ -150,6 +150,8 @@ pub(crate) enum Flag {
     FoundIdle = 2048,
     /// Found a call of its lane running.
     FoundBusy = 4096,
+    /// Waits nowhere any more, and is about to end.
+    Leaving = 8192,
 }
 
 /// Where a message is.

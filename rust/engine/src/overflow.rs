@@ -19,12 +19,19 @@ pub(crate) struct Oldest {
 }
 
 impl<P> Engine<P> {
-    /// Evicts what has waited longest, for as long as more waits than may; `id` has just come.
-    pub(crate) fn drop_oldest(&mut self, group: GroupId, id: MessageId, out: &mut Outbox<P>) {
+    /// Evicts what has waited longest, for as long as more waits than may; a message has just come,
+    /// and may have gone again.
+    pub(crate) fn drop_oldest(
+        &mut self,
+        group: GroupId,
+        id: MessageId,
+        seq: Seq,
+        out: &mut Outbox<P>,
+    ) {
         if let Some(activity) = self.groups[group].activity
             && let Some(oldest) = &mut self.activities[activity].oldest
         {
-            oldest.heap.push(Reverse((self.messages[id].seq(), id)));
+            oldest.heap.push(Reverse((seq, id)));
         }
         self.shed(group, out);
     }

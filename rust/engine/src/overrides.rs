@@ -126,6 +126,7 @@ impl<P> Engine<P> {
     ) {
         self.catch_up_in(now, group, out);
         self.overrides.weigh(group, sender, weight);
+        self.scoring = self.scoring.wrapping_add(1);
     }
 
     /// A group has been met: it gets what was set for it.

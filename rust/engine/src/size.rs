@@ -176,6 +176,7 @@ impl<P> Engine<P> {
         strategy: Strategy,
         out: &mut Outbox<P>,
     ) {
+        self.scoring = self.scoring.wrapping_add(1);
         let group = &self.groups[id];
         let current = group.settings(&self.profile).clone();
         let switched = group.strategy(&self.profile) != strategy || current.aging != was.aging;
@@ -197,6 +198,9 @@ impl<P> Engine<P> {
         }
         self.offer_group(id, HeldUp::No);
         self.shed(id, out);
+        if !self.line.is_empty() {
+            self.serve_line(&self.groups[id].name().clone());
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod admission;
 mod control;
 mod forget;
+mod leave;
 mod order;
 mod time;
 mod window;

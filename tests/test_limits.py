@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chinwag import ConfigError, Dropped, Queue, QueueFull
+from chinwag import Config, ConfigError, Dropped, Queue, QueueFull
 from chinwag.testing import RecordingHandler
 from chinwag.testing.plugin import Run
 
@@ -270,6 +270,76 @@ def test_bad_settings_of_a_group_change_nothing(settings: dict[str, Any], match:
     with pytest.raises(ConfigError, match=match):
         queue.configure("room", **settings)
     assert queue.explain("room").settings["quiet_s"] == (1, "group")
+
+
+def test_a_value_may_configure_while_it_is_read() -> None:
+    """It ran under the lock of the settings, and waited for itself."""
+    queue = Queue(RecordingHandler[str]())
+
+    class Meddler(float):
+        def __float__(self) -> float:
+            queue.configure("room", max_batch=3)
+            queue.configure("other", max_batch=4)
+            return 1.0
+
+    queue.configure("room", quiet_s=Meddler(2))
+
+    settings = queue.explain("room").settings
+    assert (settings["quiet_s"].value, settings["max_batch"].value) == (1.0, 3)
+    assert queue.explain("other").settings["max_batch"].value == 4
+
+
+def test_a_finalizer_may_configure_the_same_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector runs it wherever it likes, here in the midst of putting settings together."""
+    queue = Queue(RecordingHandler[str]())
+    profile = Config.profile
+    finalizers = [lambda: queue.configure("room", max_batch=3, min_batch=2)]
+
+    def collecting(config: Config, *given: Any) -> Any:
+        made = profile(config, *given)
+        if finalizers:
+            finalizers.pop()()
+        return made
+
+    monkeypatch.setattr(Config, "profile", collecting)
+    queue.configure("room", quiet_s=2, min_batch=1)
+
+    settings = queue.explain("room").settings
+    assert [settings[key].value for key in ("quiet_s", "max_batch", "min_batch")] == [2, 3, 1]
+    for text in "abc":
+        queue.put_nowait("room", "ann", text)
+    (waiting,) = queue.explain("room").waiting
+    assert waiting.waits_for == "turn", "three are full: the engine has it too"
+
+
+def test_a_group_goes_by_the_text_of_its_name() -> None:
+    """Not by what a subclass says of equality: the engine never asked it."""
+    queue = Queue(RecordingHandler[str]())
+
+    class Other(str):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            return hash("other")
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+    class Unhashable(str):
+        __slots__ = ()
+        __hash__ = None  # type: ignore[assignment]
+
+    queue.configure("other", quiet_s=5)
+    queue.configure(Other("room"), max_batch=3)
+    queue.configure(Unhashable("room"), min_batch=2)
+
+    room, other = queue.explain(Unhashable("room")), queue.explain("other")
+    assert [room.settings[key].source for key in ("quiet_s", "max_batch", "min_batch")] == [
+        *("default", "group", "group")
+    ]
+    assert [other.settings[key].source for key in ("quiet_s", "max_batch")] == ["group", "default"]
+    names = [room.group, queue.status(Other("room")).group, queue.group(Other("room")).name]
+    assert [(type(name), name) for name in names] == [(str, "room")] * 3
 
 
 def test_a_band_of_sizes_has_its_settings_and_is_told(chinwag_run: Run) -> None:

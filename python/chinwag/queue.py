@@ -16,13 +16,14 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from chinwag import _core
+from chinwag._checks import show
 from chinwag._core import Batch
 from chinwag._driver import Driver
 from chinwag._handler import Handler
 from chinwag._listeners import EventStream, Listeners
 from chinwag._runner import log
 from chinwag.columns import Verdicts, column, options
-from chinwag.config import Config
+from chinwag.config import Config, settings_of_a_group
 from chinwag.context import Context
 from chinwag.errors import ConfigError
 from chinwag.events import Event
@@ -72,7 +73,8 @@ class Queue(_core.Core[P]):
         super().__init__(config.profile(), clock)
         self._config = config
         self._group_settings: dict[str, dict[str, Any]] = {}
-        self._configuring = threading.Lock()
+        # Reentrant: the collector may run a finalizer that configures, whatever is at work.
+        self._configuring = threading.RLock()
         self._handler = None if handler is None else Handler.of(handler)
         self._driver: Driver | None = None
         self._listeners = Listeners(self)
@@ -217,8 +219,7 @@ class Queue(_core.Core[P]):
         Raises:
             TypeError, ValueError: `name` cannot be the name of a group.
         """
-        self._named(name)
-        return Group(self, name)
+        return Group(self, self._named(name))
 
     # Settings of groups.
 
@@ -242,17 +243,23 @@ class Queue(_core.Core[P]):
                 whole queue's; or `lanes` changes while something of the group waits or runs.
             TypeError, ValueError: `group` cannot be the name of a group.
         """
-        self._named(group)
+        name = self._named(group)
+        given = settings_of_a_group(settings)  # before the lock: it calls methods of the values
         with self._configuring:
-            wanted = {**self._group_settings.get(group, {}), **settings}
-            config = self._config.for_group(**wanted)
-            if not self._configure(group, self._config.profile(wanted)):
-                raise ConfigError(
-                    f"lanes={config.window.lanes!r}: cannot change while something of {group!r} "
-                    "waits or runs; set it before the first message, or after it has come to rest"
-                )
-            self._group_settings[group] = wanted
-        return config
+            while True:
+                known = self._group_settings.get(name)
+                wanted = {**(known or {}), **given}
+                config = self._config.for_group(**wanted)
+                if not self._configure(name, self._config.profile(wanted)):
+                    raise ConfigError(
+                        f"lanes={config.window.lanes!r}: cannot change while something of "
+                        f"{show(name)} waits or runs; set it before the first message, or after "
+                        "it has come to rest"
+                    )
+                if self._group_settings.get(name) is known:
+                    self._group_settings[name] = wanted
+                    return config
+                # A finalizer has configured this group meanwhile, so both are put together.
 
     # Life.
 
@@ -362,10 +369,11 @@ class Queue(_core.Core[P]):
         Raises:
             TypeError, ValueError: `group` cannot be the name of a group.
         """
-        figures = self._status(group)
+        name = self._named(group)
+        figures = self._status(name)
         if figures is None:
-            return Status(group=group, paused=False, waiting=0, running=0)
-        return Status(group=group, **figures)
+            return Status(group=name, paused=False, waiting=0, running=0)
+        return Status(group=name, **figures)
 
     def explain(self, group: str) -> Explanation:
         """Tell why what runs in a group has started, and what everything else in it waits for.
@@ -375,13 +383,14 @@ class Queue(_core.Core[P]):
         Raises:
             TypeError, ValueError: `group` cannot be the name of a group.
         """
-        facts = self._explain(group)
+        name = self._named(group)
+        facts = self._explain(name)
         at = self._now_us() * _MICROSECOND
-        own = self._group_settings.get(group, {})
+        own = self._group_settings.get(name, {})
         if facts is None:
             sources = self._config.sources(own)
             return Explanation(
-                group=group,
+                group=name,
                 at=at,
                 strategy=str(self._config.profile(own)["strategy"]),
                 size=0,
@@ -395,7 +404,7 @@ class Queue(_core.Core[P]):
         running = [{**call, "score": Score(**call["score"])} for call in facts.pop("running")]
         waiting = [{**batch, "score": Score(**batch["score"])} for batch in facts.pop("waiting")]
         return Explanation(
-            group=group,
+            group=name,
             at=at,
             running=tuple(RunningCall(**call) for call in running),
             waiting=tuple(WaitingBatch(**batch) for batch in waiting),

@@ -350,10 +350,10 @@ impl Core {
         Ok(configured.is_ok())
     }
 
-    /// Refuses what cannot be the name of a group.
-    fn _named(&self, group: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// The name of a group as a plain str; refuses what cannot be one.
+    fn _named<'a>(&self, group: &'a Bound<'_, PyAny>) -> PyResult<&'a str> {
         self.usable()?;
-        arguments::name("group", group).map(|_| ())
+        arguments::name("group", group)
     }
 
     fn _explain<'py>(

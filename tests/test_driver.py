@@ -1492,37 +1492,63 @@ def script(code: str) -> subprocess.CompletedProcess[str]:
 def test_a_forked_process_is_told_so() -> None:
     ran = script(
         """
-        import asyncio, os, traceback
-        from chinwag import Queue, QueueClosed
+        import asyncio, os, threading, traceback
+        from chinwag import Dropped, Queue, QueueClosed
 
         async def handle(batch):
             await asyncio.Event().wait()
 
-        def in_child(queue):
-            for ask in (
+        def answer(ask):
+            try:
+                return ask()
+            except (QueueClosed, RuntimeError, Dropped) as error:
+                return str(error)
+
+        async def wait(awaitable):
+            async with asyncio.timeout(10):
+                return await awaitable
+
+        def in_child(queue, receipts, stream):
+            answers = [answer(ask) for ask in (
                 lambda: queue.put_nowait("room", "ann", "hello"),
                 lambda: queue.pause("room"),
                 lambda: queue.check(),
-            ):
-                try:
-                    ask()
-                except (QueueClosed, RuntimeError) as error:
-                    assert "forked" in str(error), error
-                else:
-                    raise AssertionError("it answered")
+                lambda: queue.events(),
+                lambda: queue.subscribe(print),
+            )]
+
+            def in_loop():
+                answers.extend(answer(lambda: asyncio.run(wait(ask()))) for ask in (
+                    queue.start,
+                    queue.join,
+                    lambda: anext(stream),
+                    lambda: outcome(receipts[0]),
+                    lambda: outcome(receipts[1]),
+                ))
+
+            async def outcome(receipt):
+                return await receipt
+
+            thread = threading.Thread(target=in_loop)
+            thread.start()
+            thread.join()
+            assert len(answers) == 10, answers
+            assert all("forked" in str(answer) for answer in answers), answers
             fresh = Queue(handle)
             fresh.put_nowait("room", "ann", "hello")
             assert fresh.check().waiting == 1
 
         async def main():
             async with Queue(handle) as queue:
-                queue.put_nowait("room", "ann", "hello")
+                stream = queue.events()
+                receipts = [queue.put_nowait("room", "ann", "hello")]
                 await asyncio.sleep(0)
+                receipts.append(queue.put_nowait("room", "ann", "and?"))
                 child = os.fork()
                 if not child:
                     status = 1
                     try:
-                        in_child(queue)
+                        in_child(queue, receipts, stream)
                         status = 0
                     except BaseException:
                         traceback.print_exc()
@@ -1530,7 +1556,7 @@ def test_a_forked_process_is_told_so() -> None:
                         os._exit(status)
                 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
                 queue.put_nowait("room", "bob", "hello")
-                assert queue.check().accepted == 2
+                assert queue.check().accepted == 3
                 await queue.aclose(drain=False)
 
         asyncio.run(main())

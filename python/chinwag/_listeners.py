@@ -82,6 +82,13 @@ class Listeners:
             for stream in streams:
                 stream.end()
 
+    def fork(self, why: str) -> None:
+        """Nothing comes any more in this process, which was forked; readers are told why."""
+        # Another thread of the parent may have held the locks.
+        self._lock = threading.RLock()
+        for stream in tuple(self._streams):
+            stream.fork(why)
+
     def _deliver(self, *, called: bool) -> None:
         events = self._core._take_events()
         with self._lock:
@@ -133,6 +140,7 @@ class EventStream:
         self._buffer = buffer
         self._missed = 0
         self._ended = False
+        self._forked: str | None = None
         self._reader: asyncio.Future[None] | None = None
         # The reader may be in another thread than the queue.
         self._lock = threading.Lock()
@@ -144,6 +152,8 @@ class EventStream:
         """The next event; `EventsMissed` where the buffer was too small for the reader's pace."""
         while True:
             with self._lock:
+                if self._forked is not None:
+                    raise RuntimeError(self._forked)
                 if self._missed:
                     missed, self._missed = self._missed, 0
                     return EventsMissed(count=missed)
@@ -171,6 +181,11 @@ class EventStream:
             reader, self._reader = self._reader, None
         if reader is not None:
             resolve((reader,))
+
+    def fork(self, why: str) -> None:
+        """Refuse to be read: this process was forked."""
+        self._lock = threading.Lock()
+        self._forked = why
 
     async def aclose(self) -> None:
         """Stop reading before the end."""

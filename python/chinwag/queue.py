@@ -270,8 +270,7 @@ class Queue(_core.Core[P]):
             RuntimeError: It has been started or closed, or there is no running event loop.
             ConfigError: It has no handler.
         """
-        if self._forked:
-            raise RuntimeError(_FORKED)
+        self._refuse_forked()
         if self._is_closed():
             raise RuntimeError("this queue has been closed; make a new one")
         if self._driver is not None:
@@ -355,6 +354,7 @@ class Queue(_core.Core[P]):
         Raises:
             RuntimeError: The queue has not been started, or this is inside a handler of it.
         """
+        self._refuse_forked()
         if self._driver is None:
             if self._is_idle():
                 return
@@ -462,6 +462,7 @@ class Queue(_core.Core[P]):
         Raises:
             ValueError: `buffer` is not a whole number of at least 1.
         """
+        self._refuse_forked()
         return self._listeners.stream(buffer)
 
     def subscribe(self, callback: Callable[[Event], object]) -> Callable[[], None]:
@@ -475,7 +476,12 @@ class Queue(_core.Core[P]):
         Raises:
             TypeError: `callback` is not callable.
         """
+        self._refuse_forked()
         return self._listeners.add(callback)
+
+    def _refuse_forked(self) -> None:
+        if self._forked:
+            raise RuntimeError(_FORKED)
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed() else "started" if self._driver else "not started"
@@ -509,6 +515,7 @@ def _inert_after_fork() -> None:
         if queue._driver is not None or not queue._is_idle():
             queue._forked = True
             queue._fork()
+            queue._listeners.fork(_FORKED)
 
 
 _MICROSECOND = 1e-6

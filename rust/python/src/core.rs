@@ -592,6 +592,7 @@ impl Core {
         if let Ok(mut scheduler) = inner.scheduler.try_lock() {
             scheduler.engine.close(inner.clock.now(), &mut out);
         }
+        inner.receipts.fork();
     }
 
     fn _observe(&self, on: bool) -> PyResult<()> {

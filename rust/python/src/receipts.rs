@@ -180,6 +180,22 @@ impl Receipts {
             .try_for_each(|receipt| visit.call(receipt))
     }
 
+    /// Ends what is open, in a forked process: nobody here will. Those that wait are the parent's.
+    pub(crate) fn fork(&self) {
+        let Ok(kept) = self
+            .kept
+            .try_lock()
+            .map(|mut kept| std::mem::take(&mut *kept))
+        else {
+            return;
+        };
+        for receipt in kept.last.iter().chain(kept.by_seq.values()) {
+            if receipt.get().is_open() {
+                drop(receipt.get().end(End::Abandoned, "forked", None));
+            }
+        }
+    }
+
     pub(crate) fn clear(&self) {
         let kept = self
             .kept

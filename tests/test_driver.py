@@ -1097,6 +1097,18 @@ def test_draining_waits_for_a_call_beside_a_pause() -> None:
     assert run_on_clock(main) == (5.0, "done")
 
 
+@pytest.mark.parametrize("timeout_s", [10**400, float("inf"), 1e300, 10**30])
+def test_a_close_may_take_any_time(run: Run, timeout_s: float) -> None:
+    async def main() -> Ledger:
+        queue = Queue[str](RecordingHandler[str]())
+        await queue.start()
+        queue.put_nowait("room", "ann", "hello")
+        await queue.aclose(timeout_s=timeout_s)
+        return queue.check()
+
+    assert run(main).done == 1
+
+
 def test_cancelling_a_close_accounts_for_everything(run: Run) -> None:
     entered = asyncio.Event()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import threading
 import weakref
@@ -316,7 +317,11 @@ class Queue(_core.Core[P]):
         if self._forked:
             return
         if self._driver is not None:
-            await self._driver.close(drain=drain, timeout_s=float(timeout_s))
+            try:
+                seconds = float(timeout_s)
+            except OverflowError:  # a whole number beyond all floats
+                seconds = math.inf
+            await self._driver.close(drain=drain, timeout_s=seconds)
             return
         self._close()
         self._abandon()

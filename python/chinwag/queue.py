@@ -46,7 +46,8 @@ class Queue(_core.Core[P]):
 
     Args:
         handler: `async def reply(batch)` or `(batch, ctx)`; a plain function runs in a thread.
-            Can be given later, with `@queue.handler`.
+            Can be given later, with `@queue.handler`. There are `max_concurrent` threads, or 64
+            if that is not set; calls beyond them wait for one, and count as running.
         config: All settings at once; single ones given beside it go before.
         clock: A clock that a test moves; by default the system's.
         **settings: Single settings by their names in `chinwag.config`, such as `quiet_s=2`.

@@ -233,12 +233,25 @@ def test_closed_is_said_before_anything_else(chinwag_run: Run, wrong: dict[str, 
     chinwag_run(body)
 
 
-@pytest.mark.parametrize("timeout_s", [-1, math.nan, "long", True])
+@pytest.mark.parametrize(
+    "timeout_s", [-1, math.nan, "long", True, HUGE, Rebel(), -(10**400)], ids=range(7)
+)
 def test_a_close_takes_seconds(chinwag_run: Run, timeout_s: Any) -> None:
     async def body() -> None:
         async with Queue(RecordingHandler[Any]()) as queue:
-            with pytest.raises(ValueError, match="timeout_s"):
+            with pytest.raises(ValueError, match="timeout_s") as raised:
                 await queue.aclose(timeout_s=timeout_s)
+            assert len(str(raised.value)) < 200
             queue.put_nowait(**PUSH)
 
     chinwag_run(body)
+
+
+@pytest.mark.parametrize(
+    "buffer", [0, -1, 1.5, True, None, HUGE, Rebel(), -(10**5000)], ids=range(8)
+)
+def test_a_buffer_is_a_count(queue: Any, buffer: Any) -> None:
+    with pytest.raises(ValueError, match="buffer=") as raised:
+        queue.events(buffer=buffer)
+
+    assert len(str(raised.value)) < 200

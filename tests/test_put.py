@@ -217,11 +217,27 @@ def test_a_thread_waits_for_the_result() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("timeout", [-1, float("nan"), "soon", True])
-def test_a_timeout_is_seconds(timeout: Any) -> None:
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [
+        *((wrong, ValueError) for wrong in (-1, -(10**400), float("nan"))),
+        *((wrong, TypeError) for wrong in ("soon", "x" * 10**6, True, np.timedelta64(1, "s"))),
+    ],
+    ids=range(7),
+)
+def test_a_timeout_is_seconds(timeout: Any, error: type[Exception]) -> None:
     receipt = Queue(RecordingHandler[str]()).put_nowait("room", "ann", "hi")
-    with pytest.raises((TypeError, ValueError), match="timeout="):
+    with pytest.raises(error, match="timeout=") as raised:
         receipt.result(timeout)
+    assert len(str(raised.value)) < 200
+
+
+def test_a_timeout_may_be_beyond_all_clocks() -> None:
+    queue = Queue(RecordingHandler[str]())
+    receipt = queue.put_nowait("room", "ann", "hi")
+    queue.clear("room")
+    with pytest.raises(Dropped):
+        receipt.result(10**400)
 
 
 def test_threads_wait_in_line_too() -> None:

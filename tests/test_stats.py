@@ -6,6 +6,7 @@ import math
 import random
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,8 +93,8 @@ def test_an_empty_histogram_knows_nothing() -> None:
     assert repr(empty) == "<Histogram: no values>"
 
 
-@pytest.mark.parametrize("q", [-0.1, 1.1, 95, math.nan])
-def test_a_quantile_outside_zero_to_one_is_refused(q: float) -> None:
+@pytest.mark.parametrize("q", [-0.1, 1.1, 95, 10**400, math.nan, "0.5", True, np.array([1.0])])
+def test_a_quantile_outside_zero_to_one_is_refused(q: Any) -> None:
     with pytest.raises(ValueError, match="the 95th percentile is"):
         histogram([1]).quantile(q)
 

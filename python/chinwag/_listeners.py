@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from chinwag._checks import show, whole
 from chinwag._receipts import resolve
 from chinwag._runner import log
 from chinwag.events import Event, EventsMissed
@@ -134,10 +135,11 @@ class EventStream:
     """What `async for event in queue.events()` reads, on whatever loop."""
 
     def __init__(self, buffer: int) -> None:
-        if isinstance(buffer, bool) or not isinstance(buffer, int) or buffer < 1:
-            raise ValueError(f"buffer={buffer!r}: must be a whole number of at least 1")
+        most = whole(buffer)
+        if most is None or most < 1:
+            raise ValueError(f"buffer={show(buffer)}: must be a whole number of at least 1")
         self._events: deque[Event] = deque()
-        self._buffer = buffer
+        self._buffer = most
         self._missed = 0
         self._ended = False
         self._forked: str | None = None

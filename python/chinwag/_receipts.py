@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Generator, Iterable
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from chinwag._checks import real, show
 from chinwag._runner import current
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ def wait(receipt: Receipt, timeout: float | None) -> Any:
             "have to be handled; await the receipt instead"
         )
     if timeout is not None:
-        if isinstance(timeout, bool) or not isinstance(timeout, Real):
-            raise TypeError(f"timeout={timeout!r}: must be seconds, or None to wait for ever")
-        if not timeout >= 0:
-            raise ValueError(f"timeout={timeout!r}: must be seconds of at least 0")
-        timeout = min(float(timeout), threading.TIMEOUT_MAX)
+        if (span := real(timeout)) is None:
+            raise TypeError(f"timeout={show(timeout)}: must be seconds, or None to wait for ever")
+        if not span >= 0:
+            raise ValueError(f"timeout={show(timeout)}: must be seconds of at least 0")
+        timeout = min(span, threading.TIMEOUT_MAX)
     bell = _Bell()
     if receipt._attach(bell):
         runner = current()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 import threading
 import weakref
@@ -12,12 +11,11 @@ from array import array
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
 from functools import cache
-from numbers import Real
 from types import TracebackType
 from typing import Any, TypeVar
 
 from chinwag import _core
-from chinwag._checks import show
+from chinwag._checks import real, show
 from chinwag._core import Batch
 from chinwag._driver import Driver
 from chinwag._handler import Handler
@@ -312,17 +310,15 @@ class Queue(_core.Core[P]):
             RuntimeError: It is called inside a handler of this queue, which it would wait for.
             ValueError: `timeout_s` is negative or not a number.
         """
-        timeout_s = self._config.retry.close_timeout_s if timeout_s is None else timeout_s
-        if isinstance(timeout_s, bool) or not isinstance(timeout_s, Real) or not timeout_s >= 0:
-            raise ValueError(f"timeout_s={timeout_s!r}: must be seconds of at least 0")
+        if timeout_s is None:
+            timeout_s = self._config.retry.close_timeout_s
+        span = real(timeout_s)
+        if span is None or not span >= 0:
+            raise ValueError(f"timeout_s={show(timeout_s)}: must be seconds of at least 0")
         if self._forked:
             return
         if self._driver is not None:
-            try:
-                seconds = float(timeout_s)
-            except OverflowError:  # a whole number beyond all floats
-                seconds = math.inf
-            await self._driver.close(drain=drain, timeout_s=seconds)
+            await self._driver.close(drain=drain, timeout_s=span)
             return
         self._close()
         self._abandon()

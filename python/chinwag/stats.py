@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, fields
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from chinwag._checks import real, show
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -92,32 +94,33 @@ class Histogram:
             q: From 0 (smallest) to 1 (largest).
 
         Raises:
-            ValueError: `q` is outside 0 to 1.
+            ValueError: `q` is outside 0 to 1, or no number.
         """
-        if not 0 <= q <= 1:
-            raise ValueError(f"q={q!r}: must be between 0 and 1; the 95th percentile is 0.95")
+        share = real(q)
+        if share is None or not 0 <= share <= 1:
+            raise ValueError(f"q={show(q)}: must be between 0 and 1; the 95th percentile is 0.95")
         if not self.count:
             return math.nan
-        if q == 1:
+        if share == 1:
             return float(self.maximum)
         upto = list(accumulate(self._counts))
-        rank = max(0, math.ceil(q * self.count) - 1)
+        rank = max(0, math.ceil(share * self.count) - 1)
         bucket = bisect_right(upto, rank)
         inside = self._counts[bucket]
-        share = (rank - upto[bucket] + inside + 0.5) / inside
+        part = (rank - upto[bucket] + inside + 0.5) / inside
         low = self._edges[bucket]
         high = min(self._edges[bucket + 1] - self._step, self.maximum)
-        return float(low + share * max(high - low, 0.0))
+        return float(low + part * max(high - low, 0.0))
 
     def __repr__(self) -> str:
         if not self.count:
             return "<Histogram: no values>"
-        show = human_s if self.unit == "s" else _plain
-        marks = ", ".join(f"p{q * 100:.0f} {show(self.quantile(q))}" for q in (0.5, 0.95, 0.99))
+        told = human_s if self.unit == "s" else _plain
+        marks = ", ".join(f"p{q * 100:.0f} {told(self.quantile(q))}" for q in (0.5, 0.95, 0.99))
         unit = "" if self.unit == "s" else f" {self.unit}"
         return (
-            f"<Histogram of {self.count:,} values: mean {show(self.mean)}, {marks}, "
-            f"max {show(self.maximum)}{unit}  {self._sketch()}>"
+            f"<Histogram of {self.count:,} values: mean {told(self.mean)}, {marks}, "
+            f"max {told(self.maximum)}{unit}  {self._sketch()}>"
         )
 
     def _sketch(self) -> str:

@@ -11,9 +11,11 @@ import threading
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 
 from chinwag import Batch, Queue
+from chinwag._core import ManualClock
 from chinwag.testing import (
     Clock,
     ClockError,
@@ -124,15 +126,6 @@ def test_advance_returns_when_its_instant_is_over() -> None:
         return seen
 
     assert run(main) == ["a", "b", "c", "advanced"]
-
-
-@pytest.mark.parametrize("seconds", [-1.0, math.inf, math.nan])
-def test_advance_refuses_what_is_no_span(seconds: float) -> None:
-    async def main(clock: Clock) -> None:
-        with pytest.raises(ValueError, match="must be a finite number of at least 0"):
-            await clock.advance(seconds)
-
-    run(main)
 
 
 def test_several_tasks_may_advance_at_once() -> None:
@@ -391,10 +384,55 @@ def test_cancelled_timers_are_forgotten() -> None:
 def test_at_refuses_the_past() -> None:
     async def main(clock: Clock) -> None:
         await clock.advance(2)
-        with pytest.raises(ValueError, match=r"at least 2\.0, not 1\.0"):
+        with pytest.raises(ValueError, match=r"when=1\.0: must be a number from 2\.0"):
             clock.at(1.0, int)
 
     run(main)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["1", True, -1, 10**400, math.inf, math.nan, np.timedelta64(1, "s"), np.array([1.0])],
+    ids=range(8),
+)
+def test_a_clock_takes_seconds(wrong: Any) -> None:
+    async def main(clock: Clock) -> None:
+        with pytest.raises(ValueError, match="seconds="):
+            await clock.advance(wrong)
+        with pytest.raises(ValueError, match="when="):
+            clock.at(wrong, int)
+        await clock.advance(1)  # and it goes on
+
+    run(main)
+    with pytest.raises(ValueError, match="thread_wait_s="):
+        Clock(thread_wait_s=wrong)
+
+
+@pytest.mark.parametrize("limit", [-1, 1.5, "1", True, None])
+def test_a_limit_of_moves_is_a_count(limit: Any) -> None:
+    async def main(clock: Clock) -> None:
+        with pytest.raises(ValueError, match="limit="):
+            await clock.run_until_idle(limit=limit)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("now_us", "error"),
+    [
+        *((wrong, TypeError) for wrong in (1.5, "1", True, None)),
+        *((wrong, ValueError) for wrong in (-1, 2**64, 10**400, 253_402_300_800_000_001, 9)),
+    ],
+)
+def test_a_manual_clock_takes_microseconds(now_us: Any, error: type[Exception]) -> None:
+    clock = ManualClock(10e-6)
+
+    with pytest.raises(error, match="now_us="):
+        clock.advance_to_us(now_us)
+
+    assert clock.now_us == 10
+    clock.advance_to_us(np.int64(11))  # type: ignore[arg-type]
+    assert clock.now_us == 11
 
 
 def test_a_clock_without_a_loop_says_so() -> None:

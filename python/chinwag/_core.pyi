@@ -446,7 +446,7 @@ class ManualClock:
         """Set it forward.
 
         Raises:
-            ValueError: That is before its time; time does not go back.
+            TypeError, ValueError: That is no time, or before its time: time does not go back.
         """
 
 def histogram_edges() -> list[int]:

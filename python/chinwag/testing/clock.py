@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVarTuple
 
+from chinwag._checks import real, show, whole
 from chinwag._core import ManualClock
 
 if TYPE_CHECKING:
@@ -45,12 +46,12 @@ class Clock:
 
     def __init__(self, start_s: float | None = None, *, thread_wait_s: float = 10.0) -> None:
         # One second more leaves time between making the clock and pushing by the real one.
-        self.start_s: float = math.ceil(time.time()) + 1 if start_s is None else start_s
-        """Its start in seconds since the epoch, as in `message.arrived_at`."""
-        self.thread_wait_s = thread_wait_s
-        self.manual = ManualClock(self.start_s)
+        self.manual = ManualClock(math.ceil(time.time()) + 1 if start_s is None else start_s)
         """The engine's side of it, for a `Queue(clock=...)` outside this clock's loop."""
         self._start_us = self.manual.now_us
+        self.start_s: float = self._start_us / 1e6
+        """Its start in seconds since the epoch, as in `message.arrived_at`."""
+        self.thread_wait_s = _number("thread_wait_s", thread_wait_s, most=_LONGEST_WAIT_S)
         self._loop: ManualEventLoop | None = None
 
     def __repr__(self) -> str:
@@ -72,10 +73,12 @@ class Clock:
         Every timer on the way runs at its own moment, and whatever it makes ready runs before
         time goes on. Returns at exactly `now + seconds`, when nothing is ready there any more.
         `advance(0)` runs what is ready now.
+
+        Raises:
+            ValueError: `seconds` is no number from 0 to 1,000,000,000.
         """
-        if not 0 <= seconds < math.inf:
-            raise ValueError(f"seconds must be a finite number of at least 0, not {seconds!r}")
-        await self._running_loop().reach(self.elapsed_us + round(seconds * 1e6))
+        span = _number("seconds", seconds)
+        await self._running_loop().reach(self.elapsed_us + round(span * 1e6))
 
     async def run_until_idle(self, *, limit: int = 100_000) -> None:
         """Let time pass until nothing is scheduled, ready or running in a thread.
@@ -86,8 +89,12 @@ class Clock:
 
         Raises:
             ClockError: The clock has moved `limit` times and timers are still scheduled.
+            ValueError: `limit` is no whole number of at least 0.
         """
-        await self._running_loop().idle(limit)
+        moves = whole(limit)
+        if moves is None or moves < 0:
+            raise ValueError(f"limit={show(limit)}: must be a whole number of at least 0")
+        await self._running_loop().idle(moves)
 
     def at(
         self, when: float, callback: Callable[[*_Ts], object], *args: *_Ts
@@ -98,11 +105,12 @@ class Clock:
             when: Seconds since the clock's start, not before `now`.
             callback: What to call; an exception goes to the loop's exception handler.
             *args: Its arguments.
+
+        Raises:
+            ValueError: `when` is no number from `now` to 1,000,000,000.
         """
         loop = self._running_loop()
-        if not self.now <= when < math.inf:
-            raise ValueError(f"when must be a finite number of at least {self.now}, not {when!r}")
-        return loop.call_at(when, callback, *args)
+        return loop.call_at(_number("when", when, least=self.now), callback, *args)
 
     def bind(self, loop: ManualEventLoop) -> None:
         """Make this the clock of one loop; a second loop may follow when the first is closed."""
@@ -121,3 +129,14 @@ class Clock:
                 "the fixture chinwag_run, or new_event_loop(clock)"
             )
         return self._loop
+
+
+def _number(name: str, value: object, least: float = 0, most: float = 1e9) -> float:
+    number = real(value)
+    if number is None or not least <= number <= most:
+        raise ValueError(f"{name}={show(value)}: must be a number from {least} to {most:,.0f}")
+    return number
+
+
+# In milliseconds it must fit into 32 bits.
+_LONGEST_WAIT_S = 1e6

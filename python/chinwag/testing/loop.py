@@ -24,6 +24,7 @@ from concurrent.futures import Executor
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
+from chinwag._checks import show
 from chinwag.testing.clock import Clock, ClockError, DeadlockError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _coroutine(main: object, clock: Clock) -> Coroutine[Any, Any, Any]:
     if callable(main):
         made = main(clock) if _takes_argument(main) else main()
     if not inspect.iscoroutine(made):
-        raise TypeError(f"main must be a coroutine function or a coroutine, not {main!r}")
+        raise TypeError(f"main must be a coroutine function or a coroutine, not {show(main)}")
     return made
 
 

@@ -74,24 +74,33 @@ pub(crate) fn points(what: &str, value: &Bound<'_, PyAny>) -> PyResult<Points> {
 
 /// A whole number from 0 to 2^32 - 1.
 pub(crate) fn count(what: &str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
+    let count = whole(what, value, u64::from(u32::MAX))?;
+    Ok(count as u32)
+}
+
+/// A point in time as whole microseconds since the epoch.
+pub(crate) fn micros(what: &str, value: &Bound<'_, PyAny>) -> PyResult<Time> {
+    whole(what, value, LATEST_S as u64 * 1_000_000).map(Time::from_micros)
+}
+
+fn whole(what: &str, value: &Bound<'_, PyAny>, most: u64) -> PyResult<u64> {
+    let wrong = || wrong_type(what, value, "a whole number", "");
     if value.is_instance_of::<PyBool>() {
-        return Err(wrong_type(what, value, "a whole number", ""));
+        return Err(wrong());
     }
-    match value.extract::<u32>() {
-        Ok(count) => Ok(count),
-        Err(error) if error.is_instance_of::<PyTypeError>(value.py()) => {
-            Err(wrong_type(what, value, "a whole number", ""))
-        }
-        Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => {
-            Err(PyValueError::new_err(format!(
-                "{what}={}: must be from 0 to 4,294,967,295",
-                shown(value)?
-            )))
-        }
-        Err(error) => Err(ordinary(value, error, || {
-            wrong_type(what, value, "a whole number", "")
-        })),
+    let number = match value.extract::<u64>() {
+        Ok(number) => number,
+        Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => u64::MAX,
+        Err(error) => return Err(ordinary(value, error, wrong)),
+    };
+    if number <= most {
+        return Ok(number);
     }
+    Err(PyValueError::new_err(format!(
+        "{what}={}: must be from 0 to {}",
+        shown(value)?,
+        grouped(most)
+    )))
 }
 
 /// A span of time; `inf` is [`Duration::MAX`].
@@ -202,7 +211,7 @@ fn wrong_name(what: &str, value: &Bound<'_, PyAny>) -> PyErr {
         Ok("") => "must not be empty, but of 1 to 1,024 bytes".to_owned(),
         Ok(text) => format!(
             "must have at most 1,024 bytes of UTF-8, not {}; use a shorter name, or a hash of it",
-            grouped(text.len())
+            grouped(text.len() as u64)
         ),
     };
     match shown(value) {
@@ -251,7 +260,7 @@ fn shown(value: &Bound<'_, PyAny>) -> PyResult<String> {
 }
 
 /// A count with commas between thousands.
-fn grouped(count: usize) -> String {
+fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {

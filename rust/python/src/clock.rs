@@ -87,7 +87,8 @@ impl ManualClock {
         self.micros.load(Ordering::Acquire)
     }
 
-    fn advance_to_us(&self, now_us: u64) -> PyResult<()> {
+    fn advance_to_us(&self, now_us: &Bound<'_, PyAny>) -> PyResult<()> {
+        let now_us = arguments::micros("now_us", now_us)?.as_micros();
         let before = self.micros.fetch_max(now_us, Ordering::AcqRel);
         if before <= now_us {
             return Ok(());

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -149,6 +151,77 @@ def test_bad_columns_push_nothing(
         queue.put_many(**{**good, **columns})
 
     assert queue.check().accepted == 0
+
+
+class Column:
+    """Something like an array that is none."""
+
+    ndim: Any = 1
+
+    def __init__(self, listed: object) -> None:
+        self.listed = listed
+
+    def __iter__(self) -> Iterator[str]:
+        return iter("ab")
+
+    def tolist(self) -> object:
+        return self.listed
+
+
+class Shapeless(Column):
+    @property
+    def ndim(self) -> int:
+        raise LookupError
+
+
+class Time(Column):
+    """It says that it holds times, and has no way to give them."""
+
+    dtype = np.dtype("datetime64[s]")
+
+
+class Misled(list[str]):
+    def copy(self) -> Any:
+        return None
+
+    def __len__(self) -> int:
+        return 7
+
+    __iter__ = __getitem__ = copy  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    "values", [Column(None), Column(3), Column("ab"), Column({}), Shapeless(["a", "b"]), Time([])]
+)
+@pytest.mark.parametrize("name", ["groups", "senders", "payloads", "at", "rank"])
+def test_what_gives_no_list_is_no_column(name: str, values: Any) -> None:
+    queue = Queue(RecordingHandler[Any]())
+    good = {"groups": ["a", "b"], "senders": ["ann", "bob"], "payloads": ["x", "y"]}
+
+    with pytest.raises(TypeError, match=f"{name}={type(values).__name__}: must be a column"):
+        queue.put_many(**{**good, name: values})
+
+    assert queue.check().accepted == 0
+
+
+@pytest.mark.parametrize("name", ["groups", "senders", "id"])
+def test_a_column_without_end_is_left_at_once(name: str) -> None:
+    queue = Queue(RecordingHandler[Any]())
+    good = {"groups": ["a", "b"], "senders": ["ann", "bob"], "payloads": ["x", "y"]}
+
+    with pytest.raises(ValueError, match=f"{name}: has more rows than the others, which have 2"):
+        queue.put_many(**{**good, name: itertools.repeat("a")})
+
+    assert queue.check().accepted == 0
+
+
+def test_a_list_is_taken_for_what_it_holds() -> None:
+    queue = Queue(RecordingHandler[str]())
+
+    verdicts = queue.put_many(Misled("ab"), iter(["ann", "bob"]), Column(Misled("xy")))
+
+    assert list(verdicts) == ["accepted", "accepted"]
+    assert queue.groups() == ["a", "b"]
 
 
 def test_a_closed_queue_takes_no_columns(chinwag_run: Run) -> None:

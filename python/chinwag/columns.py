@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, overload
+
+from chinwag._checks import items, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,32 +111,54 @@ def column(name: str, values: object, rows: int | None) -> list[Any]:
         TypeError: It is no column: a single value, a text, an array of more than one dimension.
         ValueError: It has another length.
     """
-    dimensions = getattr(values, "ndim", 1)
-    if dimensions != 1:
-        raise TypeError(
-            f"{name}: must have one dimension, one value a row, not {dimensions}; use .ravel() or "
-            "a list"
-        )
-    kind = getattr(getattr(values, "dtype", None), "kind", "O")
-    if kind == "M":
-        values = _epoch_seconds(values)
-    if isinstance(values, list):
-        listed = values.copy()
-    elif isinstance(values, str | bytes | bytearray | Mapping) or not isinstance(values, Iterable):
-        raise TypeError(
-            f"{name}={type(values).__name__}: must be a column with one value a row; give a list "
-            "or a numpy array"
-        )
-    elif callable(tolist := getattr(values, "tolist", None)):
-        listed = tolist()
-    else:
-        listed = list(values)
+    listed = items(values)
+    if listed is None:
+        listed = _listed(name, values, rows)
     if rows is not None and len(listed) != rows:
         raise ValueError(
             f"{name}: has {len(listed):,} rows where the others have {rows:,}; columns must be of "
             "one length"
         )
     return listed
+
+
+def _listed(name: str, values: Any, rows: int | None) -> list[Any]:
+    try:
+        dimensions = getattr(values, "ndim", 1)
+        is_time = getattr(getattr(values, "dtype", None), "kind", "O") == "M"
+        several = dimensions != 1
+    except Exception as error:
+        raise _no_column(name, values) from error
+    if several:
+        raise TypeError(
+            f"{name}: must have one dimension, one value a row, not {show(dimensions)}; use "
+            ".ravel() or a list"
+        )
+    if is_time:
+        values = _epoch_seconds(name, values)
+    if isinstance(values, str | bytes | bytearray | Mapping) or not isinstance(values, Iterable):
+        raise _no_column(name, values)
+    if callable(tolist := getattr(values, "tolist", None)):
+        if (listed := items(tolist())) is None:
+            raise _no_column(name, values)
+        return listed
+    if rows is None:
+        return list(values)
+    # One that never ends must not be read to its end.
+    listed = list(islice(values, rows + 1))
+    if len(listed) > rows:
+        raise ValueError(
+            f"{name}: has more rows than the others, which have {rows:,}; columns must be of one "
+            "length"
+        )
+    return listed
+
+
+def _no_column(name: str, values: object) -> TypeError:
+    return TypeError(
+        f"{name}={type(values).__name__}: must be a column with one value a row; give a list or a "
+        "numpy array"
+    )
 
 
 def options(given: Mapping[str, object], rows: int) -> dict[str, list[Any]]:
@@ -160,9 +185,14 @@ def _is_single(values: object) -> bool:
     return isinstance(values, str | bytes | bool | int | float) or not isinstance(values, Iterable)
 
 
-def _epoch_seconds(values: Any) -> Any:
+def _epoch_seconds(name: str, values: Any) -> Any:
     import numpy as np
 
-    if np.isnat(values).any():
-        raise ValueError("at: has a row that is no time (NaT); leave it out, or give another")
-    return values.astype("datetime64[us]").astype(np.int64) / 1e6
+    try:
+        missing = np.isnat(values).any()
+        seconds = values.astype("datetime64[us]").astype(np.int64) / 1e6
+    except Exception as error:
+        raise _no_column(name, values) from error
+    if missing:
+        raise ValueError(f"{name}: has a row that is no time (NaT); leave it out, or give another")
+    return seconds

@@ -193,7 +193,7 @@ class Queue(_core.Core[P]):
         Args:
             groups: One name a row: a list, a numpy array of texts or objects, any iterable.
             senders: Likewise.
-            payloads: One payload a row.
+            payloads: One payload a row. It says how many rows there are, so it must end.
             **columns: The options of `put_nowait`, such as `at`, `id` or `rank`: a column of the
                 same length, in which None is an option left out, or (but for `id`) one value for
                 all rows. `at` can also be a column of `datetime64`, taken as UTC.

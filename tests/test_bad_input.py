@@ -206,6 +206,27 @@ def test_wrong_settings_are_named(settings: dict[str, Any], words: str) -> None:
         Queue(RecordingHandler[Any](), **settings)
 
 
+def test_what_hides_its_class_is_refused_like_anything_else(queue: Any) -> None:
+    class Hidden:
+        @property  # type: ignore[misc]
+        def __class__(self) -> Any:
+            raise LookupError
+
+    wrong: Any = Hidden()
+
+    with pytest.raises(ConfigError, match="config must be"):
+        Queue(config=wrong)
+    with pytest.raises(ConfigError, match="window="):
+        Config(window=wrong)
+    with pytest.raises(ConfigError, match="bands"):
+        Config.of(bands=[wrong])
+    with pytest.raises(TypeError, match="groups="):
+        queue.put_many(wrong, ["ann"], ["hi"])
+    with pytest.raises(TypeError, match="rank="):
+        queue.put_many(["room"], ["ann"], ["hi"], rank=wrong)
+    assert is_untouched(queue)
+
+
 def test_a_clock_is_a_clock() -> None:
     with pytest.raises(TypeError):
         Queue(RecordingHandler[Any](), clock=3)  # type: ignore[arg-type]

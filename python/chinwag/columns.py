@@ -136,7 +136,8 @@ def _listed(name: str, values: Any, rows: int | None) -> list[Any]:
         )
     if is_time:
         values = _epoch_seconds(name, values)
-    if isinstance(values, str | bytes | bytearray | Mapping) or not isinstance(values, Iterable):
+    kind = type(values)  # a class may be made up
+    if issubclass(kind, str | bytes | bytearray | Mapping) or not issubclass(kind, Iterable):
         raise _no_column(name, values)
     if callable(tolist := getattr(values, "tolist", None)):
         if (listed := items(tolist())) is None:
@@ -182,7 +183,8 @@ def options(given: Mapping[str, object], rows: int) -> dict[str, list[Any]]:
 
 
 def _is_single(values: object) -> bool:
-    return isinstance(values, str | bytes | bool | int | float) or not isinstance(values, Iterable)
+    kind = type(values)
+    return issubclass(kind, str | bytes | bool | int | float) or not issubclass(kind, Iterable)
 
 
 def _epoch_seconds(name: str, values: Any) -> Any:

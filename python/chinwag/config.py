@@ -502,7 +502,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, part in _PARTS.items():
-            if not isinstance(value := getattr(self, name), part):
+            if not issubclass(type(value := getattr(self, name)), part):
                 raise ConfigError(
                     f"{name}={show(value)}: must be a {part.__name__}; "
                     "for single settings use Config.of(...)"
@@ -825,8 +825,9 @@ def _ascending(bands: Any) -> tuple[Band, ...]:
 
 
 def _band(given: Any) -> Band:
-    if isinstance(given, Band):
-        return given
+    if issubclass(type(given), Band):
+        band: Band = given
+        return band
     if (rest := entries(given)) is None:
         raise ConfigError(f"bands: {show(given)} is none; give a Band, or a mapping with its size")
     if "size" not in rest:

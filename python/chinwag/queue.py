@@ -63,7 +63,7 @@ class Queue(_core.Core[P]):
         clock: _core.ManualClock | None = None,
         **settings: Any,
     ) -> None:
-        if config is not None and not isinstance(config, Config):
+        if config is not None and not issubclass(type(config), Config):
             raise ConfigError(f"config must be a chinwag.Config, not {type(config).__name__}")
         if config is None or settings:
             config = Config.of(**{**(config.flat() if config else {}), **settings})

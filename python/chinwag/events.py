@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "BatchHeld",
     "BatchLeased",
     "BatchSettled",
+    "CallEnding",
     "Event",
     "EventsMissed",
     "GroupConfigured",
@@ -94,6 +96,33 @@ class BatchSettled:
     reason: str | None
     """Why it failed; None when it did not."""
     handling_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallEnding:
+    """The end of a call was decided: it is asked to, and has `cancel_grace_s` for it."""
+
+    at: float
+    lease: int
+    group: str
+    reason: str
+    """`timeout`, ..."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchHeld:
+    """A batch goes back to its lane and will be handed over again, before anything newer of it."""
+
+    at: float
+    group: str
+    sender: str
+    messages: int
+    attempts: int
+    """Attempts at it so far."""
+    until: float | None
+    """When it may start again; None: as soon as there is a slot."""
+    reason: str
+    """What its last call failed of, `snoozed`, or `split`: its halves are tried."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,6 +221,8 @@ Event = (
     | WindowClosed
     | BatchLeased
     | BatchSettled
+    | CallEnding
+    | BatchHeld
     | MessageEnded
     | MessageEdited
     | GroupResized

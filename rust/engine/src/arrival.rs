@@ -325,13 +325,15 @@ impl<P> Engine<P> {
             lane.touched = false;
             let settings = self.groups[lane.group].settings(&self.profile);
             let due = lane.window().map(|window| window.due_at(settings));
-            let (due_at, by) = due.unwrap_or((Time::NEVER, ClosedBy::Quiet));
+            let (mut due_at, by) = due.unwrap_or((Time::NEVER, ClosedBy::Quiet));
             if due_at < until {
                 self.close_window(id, by, out);
-                self.window_timers.set(id, Time::NEVER);
-            } else {
-                self.window_timers.set(id, due_at);
+                due_at = Time::NEVER;
             }
+            if !self.lanes[id].held.is_empty() {
+                due_at = due_at.min(self.look_at_held(id, until));
+            }
+            self.window_timers.set(id, due_at);
             self.review_lane(id, HeldUp::No);
         }
         self.touched = touched;
@@ -340,8 +342,15 @@ impl<P> Engine<P> {
     /// Lets a lane compete if it may, and only then.
     pub(crate) fn review_lane(&mut self, id: LaneId, held_up: HeldUp) {
         let lane = &self.lanes[id];
-        let free = lane.running == 0 || self.lanes_are(id, Lanes::Message);
-        let (may, able, group) = (free && lane.head_is_due(), lane.able, lane.group);
+        let (able, group) = (lane.able, lane.group);
+        let may = match self.lanes_are(id, Lanes::Message) {
+            true => lane.head_is_due() || lane.held.iter().any(|&(again, _)| self.held[again].due),
+            false if lane.running > 0 => false,
+            false => match lane.held.front() {
+                Some(&(again, _)) => self.held[again].due,
+                None => lane.head_is_due(),
+            },
+        };
         if may == able {
             return;
         }
@@ -360,9 +369,11 @@ impl<P> Engine<P> {
         let lane = &mut self.lanes[id];
         let alone = lane.has_one_window();
         let settings = self.groups[lane.group].settings(&self.profile);
-        let due = lane
-            .window_mut()
-            .is_some_and(|window| window.call_ended(self.now, alone, settings));
+        // A backoff counts as part of the call (rule W5).
+        let due = !lane.backs_off
+            && lane
+                .window_mut()
+                .is_some_and(|window| window.call_ended(self.now, alone, settings));
         if due {
             self.close_window(id, ClosedBy::Busy, out);
         }
@@ -370,7 +381,7 @@ impl<P> Engine<P> {
         self.touch(id);
     }
 
-    fn lanes_are(&self, lane: LaneId, lanes: Lanes) -> bool {
+    pub(crate) fn lanes_are(&self, lane: LaneId, lanes: Lanes) -> bool {
         self.groups[self.lanes[lane].group]
             .settings(&self.profile)
             .lanes

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::Time;
 use crate::engine::{Engine, Outbox};
-use crate::ids::{ActivityId, GroupId, LaneId, MessageId};
+use crate::ids::{ActivityId, GroupId, HeldId, LaneId, MessageId};
 use crate::ledger::{Imbalance, Ledger};
 use crate::message::Flag;
 use crate::settings::Lanes;
@@ -34,6 +34,7 @@ impl<P> Engine<P> {
         let (mut waiting, mut running, mut competitors, mut weights) =
             (self.bypass.len() as u64, 0, 0, 0);
         let mut beside = self.bypass.len() as u64;
+        let mut retrying = 0;
         for (id, group) in self.groups.iter() {
             let name = group.name();
             ensure(group.inbox.group().group_id() == Some(id), || {
@@ -73,7 +74,17 @@ impl<P> Engine<P> {
                 )
             })?;
             waiting += in_group + context;
+            for held in self.held_in(id) {
+                let found = self.messages.chain(Some(held.first)).count();
+                ensure(found == held.messages as usize, || {
+                    format!("{name}: a held batch of {} has {found}", held.messages)
+                })?;
+                retrying += u64::from(held.messages + held.context_len);
+            }
         }
+        ensure(retrying == ledger.retrying, || {
+            format!("{retrying} retry, the ledger says {}", ledger.retrying)
+        })?;
         ensure(waiting == ledger.waiting, || {
             format!("{waiting} wait, the ledger says {}", ledger.waiting)
         })?;
@@ -146,9 +157,7 @@ impl<P> Engine<P> {
         ensure(self.senders[lane.sender].lane == Some(id), || {
             format!("{}: not its sender's lane", name())
         })?;
-        ensure(lane.waiting + lane.running > 0, || {
-            format!("{}: an empty lane", name())
-        })?;
+        ensure(!lane.is_over(), || format!("{}: an empty lane", name()))?;
         let chain: Vec<MessageId> = self.messages.chain(lane.head()).collect();
         ensure(chain.len() == lane.waiting as usize, || {
             format!("{}: {} wait", name(), chain.len())
@@ -173,11 +182,28 @@ impl<P> Engine<P> {
         ensure(many || lane.running <= 1, || {
             format!("{}: {} calls at once", name(), lane.running)
         })?;
-        let may = lane.head_is_due() && (many || lane.running == 0);
+        let again = |&(key, _): &(HeldId, MessageId)| self.held[key].due;
+        let may = match lane.held.front() {
+            _ if many => lane.head_is_due() || lane.held.iter().any(again),
+            _ if lane.running > 0 => false,
+            Some(front) => again(front),
+            None => lane.head_is_due(),
+        };
+        let front = lane.held.front().filter(|_| !many && lane.running == 0);
+        let front = front.map(|&(key, _)| &self.held[key]);
+        let right = match front {
+            Some(front) if front.due => !lane.backs_off,
+            Some(front) => lane.backs_off || front.until <= self.now,
+            None => !lane.backs_off || many,
+        };
+        ensure(right || lane.running > 0, || {
+            format!("{}: backs off is {}", name(), lane.backs_off)
+        })?;
         ensure(lane.able == may, || {
             format!("{}: able is {} but may is {may}", name(), lane.able)
         })?;
-        if let Some(window) = lane.window() {
+        let held = lane.held.iter().any(|&(key, _)| !self.held[key].due);
+        if let Some(window) = lane.window().filter(|_| !held) {
             let due_at = window.due_at(settings).0;
             ensure(due_at >= self.now, || {
                 format!("{}: a window is overdue", name())

@@ -165,7 +165,8 @@ impl<P> Engine<P> {
     ) -> Option<(GroupId, MessageId)> {
         let group = self.catch_up_in(now, group, out)?;
         let message = self.find_message(group, id)?;
-        (self.messages[message].place() != Place::Call).then_some((group, message))
+        let started = matches!(self.messages[message].place(), Place::Call | Place::Held);
+        (!started).then_some((group, message))
     }
 
     /// Refuses pushes from now on and makes every window due (rule C8).
@@ -265,7 +266,7 @@ impl<P> Engine<P> {
         }
         self.offer_group(group, HeldUp::No);
         for id in lanes {
-            if self.lanes[id].running == 0 {
+            if self.lanes[id].is_over() {
                 self.drop_lane(id, out);
             }
         }
@@ -285,12 +286,13 @@ impl<P> Engine<P> {
         let lane = &mut self.lanes[id];
         let (group, activity, count) = (lane.group, lane.activity, lane.waiting);
         let first = lane.take_all();
+        let again = self.end_held(id, end, reason, out);
         self.activities[activity].waiting -= count;
         self.window_timers.set(id, Time::NEVER);
         self.ledger.waiting -= u64::from(count);
         self.release(group, count);
         self.end_messages(group, first, end, reason, None, out);
-        u64::from(count)
+        u64::from(count) + again
     }
 
     fn flush_lanes(&mut self, lanes: &[LaneId], by: ClosedBy, out: &mut Outbox<P>) -> u64 {
@@ -382,8 +384,13 @@ impl<P> Engine<P> {
             .filter_map(|lane| self.lanes[lane].head());
         let leases = self.leases.iter().filter(|(_, lease)| lease.group == group);
         let calls = leases.flat_map(|(_, lease)| lease.firsts());
+        let again = self
+            .held_in(group)
+            .flat_map(|held| [Some(held.first), held.context])
+            .flatten();
         let linked = lanes
             .chain(calls)
+            .chain(again)
             .flat_map(|first| self.messages.chain(Some(first)));
         let bypassing = self.bypass.iter().filter(|it| it.0 == group);
         let beside = self.delayed_in(group).into_iter().map(|(_, id)| id);

@@ -135,6 +135,12 @@ impl<P> Engine<P> {
 
     fn expire(&mut self, group: GroupId, id: MessageId, at: Time, out: &mut Outbox<P>) {
         let place = self.messages[id].place();
+        if place == Place::Held {
+            if !self.messages[id].has(Flag::Context) {
+                self.expire_held(group, id, out);
+            }
+            return;
+        }
         if place == Place::Lane
             && let Some(lane) = self.lane_holding(group, id)
         {

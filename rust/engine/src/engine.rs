@@ -11,7 +11,8 @@ use crate::arrival::Late;
 use crate::events::Event;
 use crate::forget::Sweep;
 use crate::group::{Activity, Group};
-use crate::ids::{ActivityId, GroupId, LaneId, LeaseSlot, MessageId, SenderId};
+use crate::held::Held;
+use crate::ids::{ActivityId, GroupId, HeldId, LaneId, LeaseSlot, MessageId, SenderId};
 use crate::lane::Lane;
 use crate::lease::{Lease, LeaseId, LeaseLost, Outcome};
 use crate::ledger::{End, Ledger};
@@ -41,6 +42,8 @@ pub struct Engine<P> {
     pub(crate) line: Line<P>,
     /// The latest time it was told.
     pub(crate) now: Time,
+    /// A call is ending: who becomes able by that lacked nothing else.
+    pub(crate) settling: bool,
     /// The time of what it is seeing to: that may have happened a while ago.
     pub(crate) moment: Time,
     pub(crate) messages: Messages<P>,
@@ -49,6 +52,12 @@ pub struct Engine<P> {
     pub(crate) groups: Slab<GroupId, Group<P>>,
     pub(crate) activities: Slab<ActivityId, Activity>,
     pub(crate) leases: Slab<LeaseSlot, Lease>,
+    /// When calls have taken too long, or too long to end.
+    pub(crate) lease_timers: Timers<LeaseSlot>,
+    /// What will be handed over again.
+    pub(crate) held: Slab<HeldId, Held<P>>,
+    /// What random numbers come from.
+    pub(crate) seed: u64,
     pub(crate) generation: u32,
     /// How often something has changed by which batches are scored.
     pub(crate) scoring: u32,
@@ -104,6 +113,10 @@ pub struct Outbox<P> {
     pub ended: Vec<Ended<P>>,
     /// Payloads that were replaced by others.
     pub replaced: Vec<P>,
+    /// Calls that are to end, and why: ask them to, they have a grace for it.
+    pub ending: Vec<(LeaseId, &'static str)>,
+    /// Calls that have not ended in time: their leases are lost.
+    pub fenced: Vec<LeaseId>,
     /// What happened, while somebody observes.
     pub events: Vec<Event>,
 }
@@ -114,6 +127,8 @@ impl<P> Default for Outbox<P> {
             started: Vec::new(),
             ended: Vec::new(),
             replaced: Vec::new(),
+            ending: Vec::new(),
+            fenced: Vec::new(),
             events: Vec::new(),
         }
     }
@@ -132,6 +147,8 @@ pub struct Ended<P> {
     pub reason: &'static str,
     /// The call it ended in, if it did.
     pub lease: Option<LeaseId>,
+    /// What it had failed of, where that is not told by the end of that call.
+    pub error: Option<Arc<P>>,
 }
 
 impl<P> Engine<P> {
@@ -139,6 +156,7 @@ impl<P> Engine<P> {
     pub fn new(profile: impl Into<Profile>) -> Self {
         let profile = profile.into().trimmed();
         let settings = &profile.settings;
+        let seed = settings.seed;
         Self {
             intake: Arc::new(Intake::new(settings)),
             bucket: settings.rate.map(|rate| Bucket::new(rate, Time::ZERO)),
@@ -146,6 +164,7 @@ impl<P> Engine<P> {
             overrides: Overrides::default(),
             line: Line::new(),
             now: Time::ZERO,
+            settling: false,
             moment: Time::ZERO,
             messages: Messages::new(),
             senders: Senders::new(),
@@ -153,6 +172,9 @@ impl<P> Engine<P> {
             groups: Slab::new(),
             activities: Slab::new(),
             leases: Slab::new(),
+            lease_timers: Timers::new(),
+            held: Slab::new(),
+            seed,
             generation: 0,
             scoring: 0,
             stamp: 0,
@@ -220,21 +242,6 @@ impl<P> Engine<P> {
         lease
     }
 
-    /// Ends a call. Starts nothing.
-    pub fn settle(
-        &mut self,
-        now: Time,
-        lease: LeaseId,
-        outcome: Outcome,
-        out: &mut Outbox<P>,
-    ) -> Result<(), LeaseLost> {
-        let (end, reason) = match outcome {
-            Outcome::Done => (End::Done, "done"),
-            Outcome::Failed { reason } => (End::Dead, reason),
-        };
-        self.end_at(now, lease, end, reason, out)
-    }
-
     /// Ends a call that will not end by itself: whatever it still does, its lease is lost.
     pub fn abandon_call(
         &mut self,
@@ -242,7 +249,17 @@ impl<P> Engine<P> {
         lease: LeaseId,
         out: &mut Outbox<P>,
     ) -> Result<(), LeaseLost> {
-        self.end_at(now, lease, End::Abandoned, "closed", out)
+        self.come_to_end(now, out);
+        if self.lease(lease).is_none() {
+            return Err(LeaseLost);
+        }
+        self.finish(
+            lease,
+            Outcome::Abandoned { reason: "closed" },
+            Vec::new(),
+            out,
+        );
+        Ok(())
     }
 
     /// The next point in time at which there will be something to do without a push or an end.
@@ -251,6 +268,7 @@ impl<P> Engine<P> {
         self.window_timers
             .next_at()
             .min(self.deadlines.next_at())
+            .min(self.lease_timers.next_at())
             .min(self.token_timers.next_at())
             .min(self.pause_timers.next_at())
             .min(self.token_at)
@@ -266,18 +284,10 @@ impl<P> Engine<P> {
 
     /// At one instant ends of calls come first, then pushes: what was pushed before `now` is in its
     /// lane when the call ends, what was pushed at `now` finds the lane free.
-    fn end_at(
-        &mut self,
-        now: Time,
-        lease: LeaseId,
-        end: End,
-        reason: &'static str,
-        out: &mut Outbox<P>,
-    ) -> Result<(), LeaseLost> {
+    pub(crate) fn come_to_end(&mut self, now: Time, out: &mut Outbox<P>) {
         self.tell_time(now);
         self.drain_before_now(out);
         self.run_timers(self.now, out);
-        self.end_call(lease, end, reason, out)
     }
 
     fn tell_time(&mut self, now: Time) {
@@ -303,6 +313,9 @@ impl<P> Engine<P> {
 
     /// The timers before `until`.
     fn run_timers(&mut self, until: Time, out: &mut Outbox<P>) {
+        while let Some(slot) = self.lease_timers.pop(until) {
+            self.be_late(slot, out);
+        }
         while let Some(group) = self.deadlines.pop(until) {
             self.advance(group, until, out);
         }
@@ -355,6 +368,7 @@ impl<P> Engine<P> {
                 end,
                 reason,
                 lease,
+                error: None,
             });
         }
     }

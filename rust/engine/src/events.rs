@@ -51,6 +51,21 @@ pub enum Event {
         reason: &'static str,
         handling: Duration,
     },
+    CallEnding {
+        lease: LeaseId,
+        group: CompactString,
+        at: Time,
+        reason: &'static str,
+    },
+    BatchHeld {
+        group: CompactString,
+        sender: CompactString,
+        at: Time,
+        messages: u32,
+        attempts: u32,
+        until: Option<Time>,
+        reason: &'static str,
+    },
     MessageEnded {
         seq: Seq,
         group: CompactString,

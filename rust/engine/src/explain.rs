@@ -93,6 +93,8 @@ pub enum WaitsFor {
     MaxWait,
     /// The end of its delay.
     Delay,
+    /// The end of the pause after a failure, or of a snooze.
+    Backoff,
     /// The group's next call, with which it goes.
     NextCall,
 }
@@ -109,6 +111,7 @@ impl WaitsFor {
             Self::Quiet => "quiet",
             Self::MaxWait => "max_wait",
             Self::Delay => "delay",
+            Self::Backoff => "backoff",
             Self::NextCall => "next_call",
         }
     }
@@ -160,6 +163,22 @@ impl<P> Engine<P> {
     fn explain_lanes(&self, id: GroupId) -> Vec<Waiting> {
         let mut waiting = Vec::new();
         for lane in self.lanes_of(id) {
+            for (place, &(key, first)) in self.lanes[lane].held.iter().enumerate() {
+                let held = &self.held[key];
+                let many = self.lanes_are(lane, Lanes::Message);
+                let (waits_for, until) = if !held.due && (many || place == 0) {
+                    (WaitsFor::Backoff, held.until)
+                } else if !many && (place > 0 || self.lanes[lane].running > 0) {
+                    (WaitsFor::LaneBusy, Time::NEVER)
+                } else {
+                    self.start_waits_for(id, lane)
+                };
+                let standing = self.senders[self.lanes[lane].sender].standing;
+                let claim = self.claim(id, standing, held.score, first);
+                let mut batch = self.waiting(first, held.score, standing, waits_for, until);
+                batch.messages = self.names_of(self.messages.chain(Some(first)));
+                waiting.push(((waits_for, claim), batch));
+            }
             let mut next = self.lanes[lane].head();
             while let Some(first) = next {
                 let last = self.messages.window(first).last().unwrap_or(first);
@@ -245,9 +264,16 @@ impl<P> Engine<P> {
             // As good as due: the next poll says so.
         }
         let many = settings.lanes == Lanes::Message;
-        if !many && (lane.running > 0 || lane.head() != Some(first)) {
+        if !many && (lane.running > 0 || lane.head() != Some(first) || !lane.held.is_empty()) {
             return (WaitsFor::LaneBusy, Time::NEVER);
         }
+        self.start_waits_for(id, key)
+    }
+
+    /// What keeps a due batch of a free lane from starting.
+    fn start_waits_for(&self, id: GroupId, key: LaneId) -> (WaitsFor, Time) {
+        let (group, lane) = (&self.groups[id], &self.lanes[key]);
+        let settings = group.settings(&self.profile);
         if let Some(&until) = self.pauses.get(&id) {
             return (WaitsFor::Pause, until);
         }

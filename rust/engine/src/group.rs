@@ -272,6 +272,10 @@ impl<P> Engine<P> {
             self.lanes[id].score = best;
             return;
         }
+        if let Some(&(again, _)) = self.lanes[id].held.front() {
+            self.lanes[id].score = self.held[again].score;
+            return;
+        }
         let lane = &self.lanes[id];
         let first = lane.head().expect("an able lane has something due");
         self.lanes[id].score = self.score_window(lane.group, first);

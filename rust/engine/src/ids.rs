@@ -15,4 +15,6 @@ keys! {
     ActivityId,
     /// A lease's slot.
     LeaseSlot,
+    /// A batch that will be handed over again.
+    HeldId,
 }

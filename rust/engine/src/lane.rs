@@ -1,9 +1,9 @@
 //! FIFO of one sender within one group, while something of them waits or runs.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 
-use crate::ids::{ActivityId, GroupId, LaneId, MessageId, SenderId};
+use crate::ids::{ActivityId, GroupId, HeldId, LaneId, MessageId, SenderId};
 use crate::message::{Flag, Messages, Place};
 use crate::order::{Claim, Score};
 use crate::window::{ClosedBy, Found, Window};
@@ -26,6 +26,10 @@ pub(crate) struct Lane {
     /// First message of the last window, and that window.
     last: Option<(MessageId, Window)>,
     pub(crate) waiting: u32,
+    /// Batches that go before what waits, and their first messages.
+    pub(crate) held: VecDeque<(HeldId, MessageId)>,
+    /// The first of them may not start yet, and so may nothing else.
+    pub(crate) backs_off: bool,
     /// Running calls.
     pub(crate) running: u32,
     /// Names this lane's entry in its group's contest; another number makes an entry outdated.
@@ -56,6 +60,8 @@ impl Lane {
             tail: None,
             last: None,
             waiting: 0,
+            held: VecDeque::new(),
+            backs_off: false,
             running: 0,
             stamp: 0,
             candidates: BinaryHeap::new(),
@@ -73,9 +79,9 @@ impl Lane {
 
     /// First message of the batch that it puts forward, if it is due.
     pub(crate) fn offer(&self) -> Option<MessageId> {
-        self.candidates
-            .peek()
-            .map_or(self.head, |best| Some(best.id))
+        let again = self.held.front().map(|&(_, first)| first);
+        let best = self.candidates.peek().map(|best| best.id);
+        best.or(again).or(self.head)
     }
 
     /// A message that is for itself has come.
@@ -93,7 +99,7 @@ impl Lane {
     pub(crate) fn best_score<P>(&mut self, messages: &Messages<P>) -> Option<Score> {
         while let Some(best) = self.candidates.peek() {
             let message = messages.get(best.id, best.seq.0);
-            if message.is_some_and(|message| message.place() == Place::Lane) {
+            if message.is_some_and(|message| matches!(message.place(), Place::Lane | Place::Held)) {
                 return Some(best.score);
             }
             self.candidates.pop();
@@ -107,7 +113,7 @@ impl Lane {
 
     /// Whether nothing waits in it and nothing runs.
     pub(crate) fn is_over(&self) -> bool {
-        self.waiting == 0 && self.running == 0
+        self.waiting == 0 && self.running == 0 && self.held.is_empty()
     }
 
     /// Whether the last window is the oldest too.
@@ -127,10 +133,12 @@ impl Lane {
 
     /// How a message finds the lane.
     pub(crate) fn found(&self) -> Found {
-        match (self.running, self.waiting) {
-            (0, 0) => Found::Idle,
-            (0, _) => Found::Waiting,
-            _ => Found::Busy,
+        if self.running > 0 || self.backs_off {
+            Found::Busy
+        } else if self.is_over() {
+            Found::Idle
+        } else {
+            Found::Waiting
         }
     }
 

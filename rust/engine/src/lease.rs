@@ -1,6 +1,7 @@
 //! The right to run one call for a batch, from its start to its end.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use compact_str::CompactString;
 
@@ -8,7 +9,6 @@ use crate::admission::Shared;
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
 use crate::ids::{ActivityId, GroupId, LaneId, LeaseSlot, MessageId};
-use crate::ledger::End;
 use crate::message::{Flag, Kind, Messages};
 use crate::order::{HeldUp, Score, weighed};
 use crate::sender::Senders;
@@ -46,16 +46,52 @@ impl LeaseId {
 pub struct LeaseLost;
 
 /// How a call ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+#[derive(Debug)]
+pub enum Outcome<P> {
     /// It returned.
     Done,
     /// It raised, or was cancelled.
     Failed {
         /// In a word.
         reason: &'static str,
+        /// Whether trying again may help.
+        retry: bool,
+        /// What it raised.
+        error: Option<P>,
+    },
+    /// It wants to be called again later.
+    Snoozed(Duration),
+    /// Nobody waits for it any more.
+    Abandoned {
+        /// In a word.
+        reason: &'static str,
     },
 }
+
+impl<P> Outcome<P> {
+    /// That of a call whose end was decided, whatever it did then (rule H1).
+    pub(crate) fn decided(reason: &'static str, error: Option<P>) -> Self {
+        if reason == TIMEOUT {
+            let retry = true;
+            Self::Failed {
+                reason,
+                retry,
+                error,
+            }
+        } else {
+            Self::Abandoned { reason }
+        }
+    }
+
+    pub(crate) fn into_error(self) -> Option<P> {
+        match self {
+            Self::Failed { error, .. } => error,
+            _ => None,
+        }
+    }
+}
+
+const TIMEOUT: &str = "timeout";
 
 /// A running call.
 pub(crate) struct Lease {
@@ -68,9 +104,16 @@ pub(crate) struct Lease {
     pub(crate) kind: Kind,
     pub(crate) closed_by: ClosedBy,
     generation: u32,
+    /// Which attempt this is, from 1, and whether there is no other.
+    pub(crate) attempt: u32,
+    pub(crate) part: bool,
+    /// Nothing interrupts it any more.
+    pub(crate) committed: bool,
+    /// Its end is decided, and why.
+    pub(crate) ending: Option<&'static str>,
     /// First of the context that went along, and how many.
-    context: Option<MessageId>,
-    context_len: u32,
+    pub(crate) context: Option<MessageId>,
+    pub(crate) context_len: u32,
     evicted: Option<Box<[MessageName]>>,
     /// Why it started: what it had to say for itself, and where its sender and its group stood.
     pub(crate) score: Score,
@@ -136,7 +179,7 @@ impl<P> Batch<'_, P> {
 
     /// Which attempt this call is, from 1.
     pub fn attempt(&self) -> u32 {
-        1
+        self.lease.attempt
     }
 
     /// When the call started.
@@ -251,7 +294,7 @@ impl<P> Engine<P> {
         }
         let many = self.groups[group].settings(&self.profile).lanes == Lanes::Message;
         self.leave_lane(lane);
-        let lease = self.lease(group, lane, out);
+        let lease = self.lease_next(group, lane, out);
         self.serve(group, activity, lane);
         // Under `lanes="message"` what is left of the lane goes on competing.
         if many && self.lanes[lane].head().is_some() {
@@ -292,38 +335,32 @@ impl<P> Engine<P> {
         }
     }
 
-    fn lease(&mut self, group: GroupId, id: LaneId, out: &mut Outbox<P>) -> LeaseId {
+    fn lease_next(&mut self, group: GroupId, id: LaneId, out: &mut Outbox<P>) -> LeaseId {
         let offer = self.lanes[id].offer();
-        let (first, messages) =
-            if self.groups[group].settings(&self.profile).lanes == Lanes::Message {
-                let first = offer.expect("an able lane has something due");
-                self.take_out(id, first);
-                (first, 1)
-            } else {
-                self.lanes[id]
-                    .take_window(&mut self.messages)
-                    .expect("an able lane has something due")
-            };
-        let lane = &mut self.lanes[id];
-        lane.running += 1;
-        let (sender, score, activity) = (lane.sender, lane.score, lane.activity);
-        let activity = &mut self.activities[activity];
-        activity.running += 1;
-        activity.waiting -= messages;
-        self.running += 1;
-        let (context, context_len) = self.take_context(group);
-        self.release(group, messages);
-        let lease = Lease {
+        let offer = offer.expect("an able lane has something due");
+        let again = if self.lanes[id].held.is_empty() {
+            None
+        } else {
+            self.take_held(id, offer)
+        };
+        let alone = self.lanes_are(id, Lanes::Message);
+        let lane = &self.lanes[id];
+        let (sender, score, key) = (lane.sender, lane.score, lane.activity);
+        let mut lease = Lease {
             group,
             lane: Some(id),
-            first,
-            messages,
+            first: offer,
+            messages: 1,
             started: self.now,
             kind: Kind::Single,
-            closed_by: self.messages[first].closed_by(),
+            closed_by: self.messages[offer].closed_by(),
             generation: 0,
-            context,
-            context_len,
+            attempt: 1,
+            part: false,
+            committed: false,
+            ending: None,
+            context: None,
+            context_len: 0,
             evicted: self.take_evicted(sender),
             score,
             standing: self.senders[sender].standing,
@@ -331,7 +368,28 @@ impl<P> Engine<P> {
             strategy: self.groups[group].strategy(&self.profile),
             lanes: self.groups[group].settings(&self.profile).lanes,
         };
-        self.begin(lease, out)
+        let fresh = again.is_none();
+        if let Some(again) = again {
+            (lease.messages, lease.attempt, lease.part) =
+                (again.messages, again.attempts + 1, again.part);
+            (lease.kind, lease.closed_by) = (again.kind, again.closed_by);
+            (lease.context, lease.context_len) = (again.context, again.context_len);
+        } else {
+            if alone {
+                self.take_out(id, offer);
+            } else if let Some((_, messages)) = self.lanes[id].take_window(&mut self.messages) {
+                lease.messages = messages;
+            }
+            self.activities[key].waiting -= lease.messages;
+            (lease.context, lease.context_len) = self.take_context(group);
+            self.release(group, lease.messages);
+            self.ledger.waiting -= u64::from(lease.messages) + u64::from(lease.context_len);
+        }
+        self.lanes[id].running += 1;
+        self.lanes[id].backs_off = false;
+        self.activities[key].running += 1;
+        self.running += 1;
+        self.begin(lease, fresh, out)
     }
 
     pub(crate) fn lease_bypass(
@@ -349,6 +407,10 @@ impl<P> Engine<P> {
             kind: Kind::Single,
             closed_by: ClosedBy::Bypass,
             generation: 0,
+            attempt: 1,
+            part: false,
+            committed: false,
+            ending: None,
             context: None,
             context_len: 0,
             evicted: None,
@@ -358,31 +420,38 @@ impl<P> Engine<P> {
             strategy: self.groups[group].strategy(&self.profile),
             lanes: self.groups[group].settings(&self.profile).lanes,
         };
+        self.ledger.waiting -= 1;
         self.bypass_calls += 1;
-        self.begin(lease, out)
+        self.begin(lease, true, out)
     }
 
-    /// Makes it a running call.
-    fn begin(&mut self, mut lease: Lease, out: &mut Outbox<P>) -> LeaseId {
-        let mut next = Some(lease.first);
-        while let Some(id) = next {
-            let message = &mut self.messages[id];
-            next = message.next;
-            message.set(Flag::Running);
-            lease.kind = lease.kind.max(message.kind());
-            let waited = self.now.micros_since(message.at);
-            self.metrics.record_wait(lease.strategy, waited);
+    /// Makes it a running call; `fresh` if its messages have never been in one.
+    fn begin(&mut self, mut lease: Lease, fresh: bool, out: &mut Outbox<P>) -> LeaseId {
+        for first in [Some(lease.first), lease.context] {
+            let mut next = first;
+            while let Some(id) = next {
+                let message = &mut self.messages[id];
+                next = message.next;
+                message.set(Flag::Running);
+                if fresh && !message.has(Flag::Context) {
+                    lease.kind = lease.kind.max(message.kind());
+                    let waited = self.now.micros_since(message.at);
+                    self.metrics.record_wait(lease.strategy, waited);
+                }
+            }
         }
         self.generation = self.generation.wrapping_add(1);
         lease.generation = self.generation;
-        let taken = u64::from(lease.messages) + u64::from(lease.context_len);
-        self.ledger.waiting -= taken;
-        self.ledger.running += taken;
+        self.ledger.running += u64::from(lease.messages) + u64::from(lease.context_len);
         self.metrics
             .start(lease.messages, lease.kind, lease.closed_by, lease.strategy);
-        let (group, first) = (lease.group, lease.first);
+        let (group, first, attempt) = (lease.group, lease.first, lease.attempt);
         let (messages, kind, closed_by) = (lease.messages, lease.kind, lease.closed_by);
         let slot = self.leases.insert(lease);
+        let timeout = self.groups[group].settings(&self.profile).handler_timeout;
+        if let Some(timeout) = timeout {
+            self.lease_timers.set(slot, self.now.after(timeout));
+        }
         let generation = self.generation;
         let lease = LeaseId { slot, generation };
         if self.observed {
@@ -394,69 +463,97 @@ impl<P> Engine<P> {
                 messages,
                 kind,
                 closed_by,
-                attempt: 1,
+                attempt,
             });
         }
         lease
     }
 
-    /// Ends a call and the messages in it; the lane goes on.
-    pub(crate) fn end_call(
+    /// A lease that is not lost.
+    pub(crate) fn lease(&self, id: LeaseId) -> Option<&Lease> {
+        let found = self.leases.get(id.slot)?;
+        (found.generation == id.generation).then_some(found)
+    }
+
+    /// Takes a lease back; its messages are the caller's to see to, and so is its slot.
+    pub(crate) fn take_lease(
         &mut self,
-        lease: LeaseId,
-        end: End,
+        id: LeaseId,
+        ok: bool,
         reason: &'static str,
         out: &mut Outbox<P>,
-    ) -> Result<(), LeaseLost> {
-        let current = self
-            .leases
-            .get(lease.slot)
-            .is_some_and(|found| found.generation == lease.generation);
-        if !current {
-            return Err(LeaseLost);
-        }
-        let Lease {
-            group,
-            lane,
-            first,
-            messages,
-            started,
-            context,
-            context_len,
-            strategy,
-            ..
-        } = self.leases.remove(lease.slot);
-        self.ledger.running -= u64::from(messages) + u64::from(context_len);
-        let micros = self.now.micros_since(started);
-        self.metrics.settle(end == End::Done, micros);
+    ) -> Option<Lease> {
+        self.lease(id)?;
+        let lease = self.leases.remove(id.slot);
+        self.lease_timers.set(id.slot, Time::NEVER);
+        self.ledger.running -= u64::from(lease.messages) + u64::from(lease.context_len);
+        let micros = self.now.micros_since(lease.started);
+        self.metrics.settle(ok, micros);
         if self.observed {
-            let (group, at, ok) = (
-                self.groups[group].name().clone(),
-                self.now,
-                end == End::Done,
-            );
             out.events.push(Event::BatchSettled {
-                lease,
-                group,
-                at,
-                messages,
+                lease: id,
+                group: self.groups[lease.group].name().clone(),
+                at: self.now,
+                messages: lease.messages,
                 ok,
                 reason,
-                handling: self.now.since(started),
+                handling: self.now.since(lease.started),
             });
         }
-        for first in [Some(first), context] {
-            self.end_messages(group, first, end, reason, Some(lease), out);
+        if let Some(lane) = lease.lane {
+            self.correct(lease.group, lane, lease.strategy, micros, reason == "done");
         }
-        if let Some(lane) = lane {
-            self.correct(group, lane, strategy, micros, end == End::Done);
-            self.free_slot(group, lane, out);
-        } else {
-            self.bypass_calls -= 1;
-            self.intake.end_bypass();
-            self.groups[group].last_at = self.now;
+        Some(lease)
+    }
+
+    /// A call that bypassed the others has ended.
+    pub(crate) fn end_bypass_call(&mut self, group: GroupId) {
+        self.bypass_calls -= 1;
+        self.intake.end_bypass();
+        self.groups[group].last_at = self.now;
+    }
+
+    /// From here on nothing interrupts a call, and its failure is final unless the settings say
+    /// otherwise (rules H2, F3).
+    pub fn commit(&mut self, id: LeaseId) -> Result<(), LeaseLost> {
+        if self.lease(id).is_none_or(|lease| lease.ending.is_some()) {
+            return Err(LeaseLost);
         }
+        self.leases[id.slot].committed = true;
         Ok(())
+    }
+
+    /// Decides that a call is to end (rule H1): it is asked to, and has a grace for it.
+    pub(crate) fn ask_to_end(&mut self, id: LeaseId, reason: &'static str, out: &mut Outbox<P>) {
+        let Some(group) = self.lease(id).map(|lease| lease.group) else {
+            return;
+        };
+        self.leases[id.slot].ending = Some(reason);
+        let grace = self.groups[group].settings(&self.profile).cancel_grace;
+        self.lease_timers.set(id.slot, self.now.after(grace));
+        out.ending.push((id, reason));
+        if self.observed {
+            out.events.push(Event::CallEnding {
+                lease: id,
+                group: self.groups[group].name().clone(),
+                at: self.now,
+                reason,
+            });
+        }
+    }
+
+    /// A call has taken too long, or too long to end.
+    pub(crate) fn be_late(&mut self, slot: LeaseSlot, out: &mut Outbox<P>) {
+        let lease = &self.leases[slot];
+        let id = lease.id(slot);
+        match lease.ending {
+            None => self.ask_to_end(id, TIMEOUT, out),
+            Some(reason) => {
+                self.metrics.fenced += 1;
+                out.fenced.push(id);
+                self.finish(id, Outcome::decided(reason, None), Vec::new(), out);
+            }
+        }
     }
 
     /// Charges what the call cost in time beyond what it was charged at its start (rules O6, O7).
@@ -474,7 +571,7 @@ impl<P> Engine<P> {
         }
     }
 
-    fn free_slot(&mut self, group: GroupId, id: LaneId, out: &mut Outbox<P>) {
+    pub(crate) fn free_slot(&mut self, group: GroupId, id: LaneId, out: &mut Outbox<P>) {
         let lane = &mut self.lanes[id];
         let key = lane.activity;
         let activity = &mut self.activities[key];
@@ -485,6 +582,7 @@ impl<P> Engine<P> {
         if activity.running == 0 && !activity.is_able() {
             self.count_group(group, key, false);
         }
+        self.settling = true;
         let lane = &self.lanes[id];
         let many = self.groups[group].settings(&self.profile).lanes == Lanes::Message;
         if lane.is_over() {
@@ -495,6 +593,7 @@ impl<P> Engine<P> {
         if many {
             self.read_size(group, out);
         }
+        self.settling = false;
         self.offer_group(group, HeldUp::ByItself);
     }
 }

@@ -21,9 +21,12 @@ impl<P> Engine<P> {
         out: &mut Outbox<P>,
     ) {
         let place = self.messages[id].place();
+        if matches!(place, Place::Call | Place::Held) {
+            return;
+        }
         self.messages[id].set(Flag::Leaving);
         let lane = match place {
-            Place::Call => return,
+            Place::Call | Place::Held => return,
             Place::Lane => self.leave_window(group, id),
             Place::Delayed => {
                 self.later(group).delayed -= 1;
@@ -42,7 +45,7 @@ impl<P> Engine<P> {
         match place {
             Place::Lane | Place::Delayed => self.release(group, 1),
             Place::Context => self.beside -= 1,
-            Place::Bypass | Place::Call => {
+            Place::Bypass | Place::Call | Place::Held => {
                 self.beside -= 1;
                 self.intake.end_bypass();
             }

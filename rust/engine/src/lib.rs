@@ -15,8 +15,10 @@ mod dedup;
 mod engine;
 mod events;
 mod explain;
+mod failure;
 mod forget;
 mod group;
+mod held;
 mod ids;
 #[doc(hidden)]
 pub mod inbox;
@@ -47,6 +49,7 @@ pub use admission::{Accepted, Attempt, Intake, Options, Refusal, Refused};
 pub use engine::{Ended, Engine, Outbox};
 pub use events::Event;
 pub use explain::{Explained, Running, Waiting, WaitsFor};
+pub use failure::Failure;
 pub use lease::{Batch, BatchMessage, LeaseId, LeaseLost, Outcome};
 pub use ledger::{End, Imbalance, Ledger};
 pub use line::Ticket;
@@ -55,8 +58,8 @@ pub use metrics::{ByStrategy, Histogram, Metrics};
 pub use order::Score;
 pub use overrides::LanesInUse;
 pub use settings::{
-    Band, FairBy, Keep, Lanes, Overflow, Points, Profile, Rate, Settings, Size, SizeBy, Strategy,
-    Weight,
+    Band, FairBy, Jitter, Keep, Lanes, Overflow, Points, Profile, Rate, Settings, Size, SizeBy,
+    Strategy, Weight,
 };
 pub use status::{MessageName, Status};
 pub use time::Time;

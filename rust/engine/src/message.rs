@@ -83,13 +83,15 @@ impl<P> Message<P> {
     pub(crate) fn place(&self) -> Place {
         match (
             self.has(Flag::Running) || self.has(Flag::Leaving),
+            self.has(Flag::Held),
             self.has(Flag::Delayed),
             self.has(Flag::Context),
             self.has(Flag::Bypass),
         ) {
             (true, ..) => Place::Call,
-            (_, true, ..) => Place::Delayed,
-            (_, _, true, _) => Place::Context,
+            (_, true, ..) => Place::Held,
+            (_, _, true, ..) => Place::Delayed,
+            (.., true, _) => Place::Context,
             (.., true) => Place::Bypass,
             _ => Place::Lane,
         }
@@ -152,6 +154,8 @@ pub(crate) enum Flag {
     FoundBusy = 4096,
     /// Waits nowhere any more, and is about to end.
     Leaving = 8192,
+    /// Has been handed over, and will be again.
+    Held = 16_384,
 }
 
 /// Where a message is.
@@ -159,6 +163,7 @@ pub(crate) enum Flag {
 pub(crate) enum Place {
     Lane,
     Call,
+    Held,
     Delayed,
     Context,
     Bypass,

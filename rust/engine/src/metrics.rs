@@ -109,6 +109,8 @@ pub struct Metrics {
     pub handling: Histogram,
     /// Messages a call.
     pub batch_size: Histogram,
+    /// Calls that did not end in time when they were asked to.
+    pub fenced: u64,
     /// Idle groups forgotten.
     pub forgotten_groups: u64,
     /// Ids of ended messages that a full filter forgot before their time.

@@ -227,9 +227,20 @@ pub enum SizeBy {
     Members,
 }
 
+/// How the pauses between attempts are spread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Jitter {
+    /// Evenly between nothing and all of it.
+    #[default]
+    Full,
+    /// Not at all.
+    None,
+}
+
 /// Every setting of a group; those of the whole queue are read from its own profile alone.
 /// `Default` gives the documented defaults.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::struct_excessive_bools)] // they are the user's
 pub struct Settings {
     /// What shares a lane.
     pub lanes: Lanes,
@@ -285,6 +296,26 @@ pub struct Settings {
     pub context_limit: u32,
     /// How long a message may wait in the context; [`Duration::MAX`] for no limit.
     pub context_ttl: Duration,
+    /// Attempts at a batch in all.
+    pub max_attempts: u32,
+    /// Longest pause after the first failure.
+    pub backoff: Duration,
+    /// How much longer it is after each further one.
+    pub backoff_factor: f64,
+    /// How long it is at most.
+    pub backoff_cap: Duration,
+    /// How pauses are spread below that.
+    pub jitter: Jitter,
+    /// Whether a call that has committed is tried again.
+    pub retry_committed: bool,
+    /// Whether a batch that has failed for good is tried in halves.
+    pub split_failed: bool,
+    /// How long a call may take.
+    pub handler_timeout: Option<Duration>,
+    /// How long a call that was asked to end may take for that.
+    pub cancel_grace: Duration,
+    /// Of the whole queue: what its random numbers come from.
+    pub seed: u64,
     /// Of the whole queue: calls at once.
     pub max_concurrent: Option<u32>,
     /// Of the whole queue: starts a second.
@@ -333,6 +364,16 @@ impl Default for Settings {
             ttl: None,
             context_limit: 50,
             context_ttl: Duration::from_secs(3_600),
+            max_attempts: 3,
+            backoff: Duration::from_secs(1),
+            backoff_factor: 2.0,
+            backoff_cap: Duration::from_secs(60),
+            jitter: Jitter::Full,
+            retry_committed: false,
+            split_failed: false,
+            handler_timeout: None,
+            cancel_grace: Duration::from_secs(5),
+            seed: 0,
             max_concurrent: None,
             rate: None,
             capacity: None,

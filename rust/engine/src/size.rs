@@ -196,7 +196,12 @@ impl<P> Engine<P> {
         if switched {
             self.rekey(id);
         }
-        self.offer_group(id, HeldUp::No);
+        let held_up = if self.settling {
+            HeldUp::ByItself
+        } else {
+            HeldUp::No
+        };
+        self.offer_group(id, held_up);
         self.shed(id, out);
         if !self.line.is_empty() {
             self.serve_line(&self.groups[id].name().clone());

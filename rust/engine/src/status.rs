@@ -20,6 +20,8 @@ pub struct Status {
     pub running_messages: u64,
     /// Senders remembered.
     pub senders: u64,
+    /// Messages between two calls.
+    pub retrying: u64,
     /// Messages in the context.
     pub context: u64,
     /// How large it is: senders active lately, or members as they were set.
@@ -54,6 +56,7 @@ impl<P> Engine<P> {
             paused: self.pauses.contains_key(&id),
             senders: u64::from(self.groups[id].senders),
             context: u64::from(self.context_len(id)),
+            retrying: self.held_in(id).map(|held| u64::from(held.messages)).sum(),
             waiting: beside + bypassing,
             size: self.size_of(id),
             ..Status::default()

@@ -297,7 +297,11 @@ impl Simulation {
         let outcome = if well {
             Outcome::Done
         } else {
-            Outcome::Failed { reason: "error" }
+            Outcome::Failed {
+                reason: "error",
+                retry: true,
+                error: None,
+            }
         };
         let (end, reason) = if well {
             (End::Done, "")
@@ -867,6 +871,7 @@ impl Dice {
             dedup_limit: self.pick(&[1, 2, 3, 10_000]),
             idle_group: us(NEVER),
             size_window: us(0),
+            max_attempts: 1,
             back_to_back_points: Points::default(),
             burst_points: Points::default(),
             ..Settings::default()

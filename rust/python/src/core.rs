@@ -910,9 +910,16 @@ impl Inner {
             let mut scheduler = lock(&self.scheduler);
             scheduler.end(|engine| match ending {
                 Ending::Done => engine.settle(now, lease, Outcome::Done, &mut out),
-                Ending::Dead(reason) => {
-                    engine.settle(now, lease, Outcome::Failed { reason }, &mut out)
-                }
+                Ending::Dead(reason) => engine.settle(
+                    now,
+                    lease,
+                    Outcome::Failed {
+                        reason,
+                        retry: false,
+                        error: None,
+                    },
+                    &mut out,
+                ),
                 Ending::Abandoned => engine.abandon_call(now, lease, &mut out),
             });
             // On a manual clock whatever happens at one instant comes before its starts (rule T1).

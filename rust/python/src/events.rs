@@ -152,6 +152,38 @@ fn object<'py>(module: &Bound<'py, PyModule>, event: &Event) -> PyResult<Bound<'
             size = *size,
             strategy = strategy.name()
         ),
+        Event::CallEnding {
+            lease,
+            group,
+            at,
+            reason,
+        } => made!(
+            module,
+            "CallEnding",
+            at = seconds(*at),
+            lease = lease.as_u64(),
+            group = group.as_str(),
+            reason = *reason
+        ),
+        Event::BatchHeld {
+            group,
+            sender,
+            at,
+            messages,
+            attempts,
+            until,
+            reason,
+        } => made!(
+            module,
+            "BatchHeld",
+            at = seconds(*at),
+            group = group.as_str(),
+            sender = sender.as_str(),
+            messages = *messages,
+            attempts = *attempts,
+            until = until.map(seconds),
+            reason = *reason
+        ),
         Event::GroupConfigured { group, at } => made!(
             module,
             "GroupConfigured",

@@ -88,6 +88,7 @@ fn settings(flat: &Bound<'_, PyDict>) -> PyResult<Settings> {
         ttl: flat.optional_span("ttl_s")?,
         context_limit: flat.value("context_limit")?,
         context_ttl: flat.span("context_ttl_s")?,
+        max_attempts: 1,
         max_concurrent: flat.value("max_concurrent")?,
         rate: flat.rate("rate")?,
         capacity: flat.value("capacity")?,
@@ -102,6 +103,7 @@ fn settings(flat: &Bound<'_, PyDict>) -> PyResult<Settings> {
         )?,
         size_window: flat.span("size_window_s")?,
         idle_group: flat.span("idle_group_s")?,
+        ..Settings::default()
     })
 }
 

@@ -57,6 +57,7 @@ fn a_window_of_ids_is_counted_from_the_acceptance_and_never_renewed() {
 fn a_failed_message_may_be_delivered_again_at_once() {
     let mut world = World::new(Settings {
         dedup: seconds(10.0),
+        max_attempts: 1,
         ..Settings::default()
     });
     world

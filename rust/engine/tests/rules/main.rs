@@ -2,6 +2,7 @@
 
 mod admission;
 mod control;
+mod failure;
 mod forget;
 mod leave;
 mod order;

@@ -88,7 +88,11 @@ impl World {
         self.engine.settle(
             at(now),
             call.lease,
-            Outcome::Failed { reason: "error" },
+            Outcome::Failed {
+                reason: "error",
+                retry: true,
+                error: None,
+            },
             &mut self.out,
         )
     }

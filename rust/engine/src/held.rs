@@ -1,0 +1,257 @@
+//! Batches that have been handed over before and will be again: they go before anything newer of their
+//! lane, as they were (promise P2).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::{Engine, Outbox};
+use crate::events::Event;
+use crate::ids::{GroupId, HeldId, LaneId, MessageId};
+use crate::ledger::End;
+use crate::message::{Flag, Kind};
+use crate::order::{HeldUp, Score};
+use crate::settings::{Jitter, Lanes};
+use crate::window::ClosedBy;
+use crate::{Settings, Time};
+
+/// A batch between two of its calls.
+#[allow(clippy::struct_excessive_bools)] // what is known of it
+pub(crate) struct Held<P> {
+    pub(crate) first: MessageId,
+    pub(crate) messages: u32,
+    /// First of the context that goes along with it, and how many.
+    pub(crate) context: Option<MessageId>,
+    pub(crate) context_len: u32,
+    /// Attempts at it so far.
+    pub(crate) attempts: u32,
+    /// When it may start again, and whether that has come.
+    pub(crate) until: Time,
+    pub(crate) due: bool,
+    pub(crate) kind: Kind,
+    pub(crate) closed_by: ClosedBy,
+    /// That of its first call.
+    pub(crate) score: Score,
+    /// What the last attempt failed of; none of a batch that was only put off.
+    pub(crate) error: Option<Arc<P>>,
+    pub(crate) failed: bool,
+    /// A part of a batch that failed as a whole: it has this one attempt.
+    pub(crate) part: bool,
+    /// Takes over the context of the part before it.
+    pub(crate) inherits: bool,
+}
+
+impl<P> Engine<P> {
+    /// Puts a batch back, in front of its lane or behind what is there already.
+    pub(crate) fn hold(
+        &mut self,
+        lane: LaneId,
+        held: Held<P>,
+        front: bool,
+        reason: &'static str,
+        out: &mut Outbox<P>,
+    ) {
+        let (first, count) = (held.first, u64::from(held.messages + held.context_len));
+        for first in [Some(held.first), held.context] {
+            let mut next = first;
+            while let Some(id) = next {
+                let message = &mut self.messages[id];
+                next = message.next;
+                message.unset(Flag::Running);
+                message.set(Flag::Held);
+            }
+        }
+        self.ledger.retrying += count;
+        let group = self.lanes[lane].group;
+        if self.observed {
+            out.events.push(Event::BatchHeld {
+                group: self.groups[group].name().clone(),
+                sender: self.senders[self.messages[first].sender].name.clone(),
+                at: self.now,
+                messages: held.messages,
+                attempts: held.attempts,
+                until: (held.until > self.now).then_some(held.until),
+                reason,
+            });
+        }
+        let id = self.held.insert(held);
+        let queue = &mut self.lanes[lane].held;
+        if front {
+            queue.push_front((id, first));
+        } else {
+            queue.push_back((id, first));
+        }
+        let until = self.held[id].until;
+        self.lanes[lane].backs_off |= until > self.now && !self.lanes_are(lane, Lanes::Message);
+        self.touch(lane);
+    }
+
+    /// Batches of a lane whose time has come before `until`.
+    pub(crate) fn look_at_held(&mut self, id: LaneId, until: Time) -> Time {
+        let alone = self.lanes_are(id, Lanes::Message);
+        let waiting: Vec<_> = self.lanes[id].held.iter().copied().collect();
+        let mut next = Time::NEVER;
+        for (held, first) in waiting {
+            let record = &mut self.held[held];
+            if !record.due && record.until < until {
+                record.due = true;
+                let score = record.score;
+                if alone {
+                    let (at, seq) = (self.messages[first].at, self.messages[first].seq());
+                    self.lanes[id].stand(first, at, seq, score);
+                }
+            }
+            if !self.held[held].due {
+                next = next.min(self.held[held].until);
+            }
+            if !alone {
+                break; // those behind it wait for it
+            }
+        }
+        self.lanes[id].backs_off = !alone && next != Time::NEVER;
+        next
+    }
+
+    /// The batch that a lane puts forward, if that has been handed over before.
+    pub(crate) fn take_held(&mut self, id: LaneId, first: MessageId) -> Option<Held<P>> {
+        let held = &mut self.lanes[id].held;
+        let place = held.iter().position(|&(_, other)| other == first)?;
+        let (key, _) = held.remove(place)?;
+        let held = self.held.remove(key);
+        for first in [Some(held.first), held.context] {
+            let mut next = first;
+            while let Some(id) = next {
+                let message = &mut self.messages[id];
+                next = message.next;
+                message.unset(Flag::Held);
+            }
+        }
+        self.ledger.retrying -= u64::from(held.messages + held.context_len);
+        Some(held)
+    }
+
+    /// Ends everything that a lane is to hand over again. Returns how many messages.
+    pub(crate) fn end_held(
+        &mut self,
+        id: LaneId,
+        end: End,
+        reason: &'static str,
+        out: &mut Outbox<P>,
+    ) -> u64 {
+        let group = self.lanes[id].group;
+        let mut count = 0;
+        while let Some(&(_, first)) = self.lanes[id].held.front() {
+            let Some(held) = self.take_held(id, first) else {
+                break;
+            };
+            count += u64::from(held.messages);
+            for first in [Some(held.first), held.context] {
+                self.end_messages(group, first, end, reason, None, out);
+            }
+        }
+        self.lanes[id].backs_off = false;
+        count
+    }
+
+    /// A message that has failed before comes too late (rule F6).
+    pub(crate) fn expire_held(&mut self, group: GroupId, id: MessageId, out: &mut Outbox<P>) {
+        let Some(lane) = self.lane_holding(group, id) else {
+            return;
+        };
+        let queue = &self.lanes[lane].held;
+        let holds = |&&(_, first): &&(HeldId, MessageId)| {
+            self.messages.chain(Some(first)).any(|other| other == id)
+        };
+        let Some(&(key, first)) = queue.iter().find(holds) else {
+            return;
+        };
+        if !self.held[key].failed {
+            return; // what was only put off does not expire
+        }
+        let Some(mut held) = self.take_held(lane, first) else {
+            return;
+        };
+        let error = held.error.clone();
+        let rest = self.split_off(&mut held, |other| other == id);
+        self.end_failed(group, rest, "ttl", error.as_ref(), out);
+        self.hold_rest(group, lane, held, out);
+        let record = &mut self.lanes[lane];
+        if record.held.is_empty() {
+            record.backs_off = false;
+        }
+        if record.is_over() {
+            if record.able {
+                self.disable_lane(lane);
+                self.offer_group(group, HeldUp::No);
+            }
+            self.drop_lane(lane, out);
+        } else if record.running == 0 && record.held.is_empty() {
+            self.end_lane_call(lane, out); // its backoff counted as part of its call
+        } else {
+            self.review_lane(lane, HeldUp::No);
+            self.rescore(lane);
+        }
+    }
+
+    /// Keeps what is left of a batch in front of its lane; without a message of it, its context ends.
+    pub(crate) fn hold_rest(
+        &mut self,
+        group: GroupId,
+        lane: LaneId,
+        held: Held<P>,
+        out: &mut Outbox<P>,
+    ) {
+        if held.messages > 0 {
+            self.hold(lane, held, true, "failed", out);
+        } else {
+            self.end_messages(group, held.context, End::Dead, "ttl", None, out);
+        }
+    }
+
+    /// Takes those messages out of a batch, linked.
+    pub(crate) fn split_off(
+        &mut self,
+        held: &mut Held<P>,
+        mut goes: impl FnMut(MessageId) -> bool,
+    ) -> Option<MessageId> {
+        let all: Vec<_> = self.messages.chain(Some(held.first)).collect();
+        let (out, stay): (Vec<_>, Vec<_>) = all.into_iter().partition(|&id| goes(id));
+        for list in [&out, &stay] {
+            for (place, &id) in list.iter().enumerate() {
+                self.messages[id].next = list.get(place + 1).copied();
+            }
+        }
+        held.messages = stay.len() as u32;
+        if let Some(&first) = stay.first() {
+            held.first = first;
+        }
+        out.first().copied()
+    }
+
+    pub(crate) fn held_in(&self, group: GroupId) -> impl Iterator<Item = &Held<P>> {
+        self.lanes_of(group)
+            .flat_map(|lane| self.lanes[lane].held.iter())
+            .map(|&(key, _)| &self.held[key])
+    }
+
+    /// When a batch that has failed so often may start again (rule F1).
+    pub(crate) fn backoff(&mut self, settings: &Settings, attempts: u32) -> Time {
+        let exponent = f64::from(attempts.saturating_sub(1));
+        let longest = settings.backoff.as_secs_f64() * settings.backoff_factor.powf(exponent);
+        let longest = longest.min(settings.backoff_cap.as_secs_f64());
+        let share = match settings.jitter {
+            Jitter::None => 1.0,
+            Jitter::Full => self.random(),
+        };
+        let micros = (longest * share * 1e6).round();
+        self.now.after(Duration::from_micros(micros as u64))
+    }
+
+    /// From 0 to 1, by the engine's seed (`SplitMix64`).
+    fn random(&mut self) -> f64 {
+        self.seed = self.seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut bits = self.seed;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((bits ^ (bits >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}

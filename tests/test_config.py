@@ -27,9 +27,15 @@ ENDLESS = (
     "cancel_grace_s",
     "close_timeout_s",
 )
-FINITE = ("back_to_back_s", "burst_s", "max_gap_s", "typing_expires_s", "size_window_s", "ttl_s")
+FINITE = (
+    *("back_to_back_s", "burst_s", "max_gap_s", "typing_expires_s", "size_window_s", "ttl_s"),
+    *("backoff_s", "backoff_cap_s", "handler_timeout_s"),
+)
 OPTIONAL_COUNTS = ("max_concurrent", "capacity_per_group", "capacity")
-NEEDED_COUNTS = ("min_batch", "max_concurrent_per_group", "dedup_limit", "max_bypass")
+NEEDED_COUNTS = (
+    *("min_batch", "max_concurrent_per_group", "dedup_limit", "max_bypass"),
+    "max_attempts",
+)
 COUNTS = (*NEEDED_COUNTS, *OPTIONAL_COUNTS)
 RATES = ("rate_per_group", "rate")
 SCORES = ("real_time", "back_to_back", "burst", "sender")
@@ -40,6 +46,7 @@ WORDS = {
     "size_by": ("active", "members"),
     "fair_by": ("calls", "time"),
     "overflow": ("refuse", "drop_newest", "drop_oldest"),
+    "jitter": ("full", "none"),
 }
 BY_SIZE = [(2, "round_robin"), (6, "priority"), (16, "load_balanced"), (50, "adaptive")]
 OF_THE_QUEUE = {
@@ -54,6 +61,10 @@ OF_THE_QUEUE = {
     "max_bypass": 1,
     "idle_group_s": 1,
     "close_timeout_s": 1,
+    "seed": 1,
+    "no_retry": (ValueError,),
+    "retry_if": callable,
+    "dead_limit": 1,
 }
 AS_IN_A_FILE = (
     "must be written as in a TOML file, "
@@ -110,6 +121,18 @@ def test_defaults_are_the_documented_ones() -> None:
         "max_bypass": 64,
         "idle_group_s": 600.0,
         "close_timeout_s": 30.0,
+        "max_attempts": 3,
+        "backoff_s": 1.0,
+        "backoff_factor": 2.0,
+        "backoff_cap_s": 60.0,
+        "jitter": "full",
+        "retry_committed": False,
+        "split_failed": False,
+        "handler_timeout_s": None,
+        "no_retry": (),
+        "retry_if": None,
+        "dead_limit": 1_000,
+        "seed": 0,
     }
 
 

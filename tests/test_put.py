@@ -384,3 +384,58 @@ def test_explain_says_it_in_words_and_in_json() -> None:
 def test_nothing_is_known_of_a_group_never_pushed_to() -> None:
     queue = Queue(RecordingHandler[str]())
     assert repr(queue.explain("nowhere")).endswith("nothing runs or waits")
+
+
+def test_payloads_are_handed_over_as_they_are(chinwag_run: Run) -> None:
+    handler = RecordingHandler[Any]()
+    times = np.array(["2026-01-01", "NaT"], "datetime64[ns]")
+
+    async def body() -> None:
+        async with Queue(handler) as queue:
+            queue.put_many(["room"] * 2, ["ann"] * 2, times)
+            with pytest.raises(TypeError, match="rank: must not be times"):
+                queue.put_many(["room"] * 2, ["ann"] * 2, [1, 2], rank=times)
+            with pytest.raises(TypeError, match=r"ttl_s=.*must be a number"):
+                queue.put_nowait("room", "ann", 1, ttl_s=np.timedelta64(5, "ns"))
+            await queue.join()
+
+    chinwag_run(body)
+    assert str(handler.batches[0][0]) == "2026-01-01T00:00:00.000000000"
+
+
+def test_a_put_that_is_refused_after_all_keeps_no_place(chinwag_run: Run) -> None:
+    async def body() -> None:
+        queue = Queue(RecordingHandler[str](), capacity_per_group=1)
+        queue.put_nowait("room", "ann", "a")
+        first = asyncio.create_task(queue.put("room", "ann", "b", quiet_s=float("inf")))
+        second = asyncio.create_task(queue.put("room", "ann", "c"))
+        await asyncio.sleep(0)
+        queue.configure("room", max_wait_s=float("inf"))
+        queue.clear("room")
+        with pytest.raises(ValueError, match="wait for ever"):
+            await first
+        await second
+        queue.check()
+        await queue.aclose()
+
+    chinwag_run(body)
+
+
+def test_no_size_of_a_group_lets_a_message_wait_for_ever() -> None:
+    queue = Queue(RecordingHandler[str](), bands=[{"size": 2, "max_wait_s": float("inf")}])
+    with pytest.raises(ValueError, match="wait for ever"):
+        queue.put_nowait("room", "ann", "a", quiet_s=float("inf"))
+
+
+def test_a_group_never_pushed_to_is_as_large_as_was_said() -> None:
+    queue = Queue(
+        RecordingHandler[str](),
+        size_by="members",
+        bands=[{"size": 10, "strategy": "adaptive", "capacity_per_group": 1}],
+    )
+    queue.set_members("room", 12)
+    explained = queue.explain("room")
+    assert (explained.size, explained.strategy) == (12, "adaptive")
+    queue.put_nowait("room", "ann", "a")
+    with pytest.raises(QueueFull):
+        queue.put_nowait("room", "ann", "b")

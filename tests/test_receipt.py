@@ -480,7 +480,7 @@ def test_an_unseen_failure_is_logged_once(
 ) -> None:
     async def body() -> None:
         handler = RecordingHandler[str](failures={"m1": ModelError("no model")})
-        async with Queue(handler, quiet_s=1.0) as queue:
+        async with Queue(handler, quiet_s=1.0, max_attempts=1) as queue:
             for id in ("m1", "m2", "m3"):
                 queue.put_nowait("room", "ann", "hi", id=id)
             await queue.join()
@@ -503,7 +503,7 @@ def test_a_kept_unseen_failure_is_logged_when_let_go(
 
     async def body() -> None:
         handler = RecordingHandler[str](failures={"m1": ModelError("no model")})
-        async with Queue(handler) as queue:
+        async with Queue(handler, max_attempts=1) as queue:
             kept.append(queue.put_nowait("room", "ann", "hi", id="m1"))
             await queue.join()
             handler.calls.clear()

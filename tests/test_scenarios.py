@@ -36,7 +36,6 @@ LATER = {
     "persistence",
     "reject",
     "resume",
-    "retry",
     "rollback",
     "state",
     "stop",
@@ -394,7 +393,6 @@ def test_a_handled_message_that_should_not_be_fails(run_file: Run) -> None:
         ({"config": {"colour": "red"}}, "setting 'colour'"),
         ({"config": {"order_scope": "planet"}}, "setting order_scope 'planet'"),
         ({"config": {"batch": {**BATCH, "phase": "moon"}}}, "batch 'phase'"),
-        ({"config": {"retry": {"max_attempts": 2, "backoff_ms": [1]}}}, "retry"),
         (
             {"config": {"capacity": {"max_queued_per_group": 1, "overflow": "summarize"}}},
             "overflow_digest",

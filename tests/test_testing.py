@@ -632,7 +632,7 @@ def test_the_recording_handler_records() -> None:
             results={"m1": "R1"},
             failures={"m3": ValueError("broken"), "m4": [KeyError, None]},
         )
-        async with Queue(handler, max_batch=1, max_concurrent_per_group=2) as queue:
+        async with Queue(handler, max_batch=1, max_concurrent_per_group=2, max_attempts=1) as queue:
             for n, sender in enumerate(("ann", "bob", "ann", "bob", "eve"), 1):
                 receipts.append(queue.put_nowait("room", sender, f"p{n}", id=f"m{n}"))
             await clock.advance(0)

@@ -3,6 +3,7 @@
 from chinwag._core import Batch, Message, Receipt
 from chinwag.config import Band, Busy, Config, Limits, Order, Retry, Window
 from chinwag.context import Context
+from chinwag.dead import DeadLetter, DeadLetters
 from chinwag.errors import (
     ChinwagError,
     ConfigError,
@@ -25,6 +26,8 @@ __all__ = [
     "Config",
     "ConfigError",
     "Context",
+    "DeadLetter",
+    "DeadLetters",
     "Dropped",
     "Explanation",
     "Group",

@@ -19,19 +19,22 @@ import asyncio
 import logging
 import math
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context as Variables
 from contextvars import copy_context
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from chinwag._runner import Runner, RunnerTask, current, is_rooted, log
+from chinwag._runner import Failure, Runner, RunnerTask, current, is_rooted, log
+from chinwag.dead import DeadLetter, DeadLetters
 from chinwag.stats import Ledger
 
 if TYPE_CHECKING:
-    from chinwag._core import Batch, Core
+    from chinwag._core import Batch, Core, Message
     from chinwag._handler import Handler
     from chinwag._listeners import Listeners
+    from chinwag.config import Retry
 
 __all__ = ["Driver"]
 
@@ -45,6 +48,9 @@ class Driver:
         grace_s: How long a call that was asked to end may take for it.
         threads: How many plain-function handlers run at once.
         listeners: Told on the loop, when no call of the engine is under way.
+        retry: What is tried again.
+        dead: Where messages go that could not be handled.
+        on_error: Told of every failure: the batch, the exception, which attempt it was.
     """
 
     def __init__(
@@ -55,6 +61,9 @@ class Driver:
         grace_s: float,
         threads: int,
         listeners: Listeners,
+        retry: Retry,
+        dead: DeadLetters[Any],
+        on_error: Callable[[Batch[Any], BaseException | None, int], object] | None,
     ) -> None:
         self.core = core
         self.handler = handler
@@ -64,6 +73,10 @@ class Driver:
         self.promoting = False
         """A turn is scheduled."""
         self._listeners = listeners
+        self._no_retry = retry.no_retry
+        self._retry_if = retry.retry_if
+        self._dead = dead
+        self._on_error = on_error
         self._max_threads = threads
         self._virtual = core._manual
         # What every call starts from: the variables as they are at the start of the queue. What
@@ -153,6 +166,78 @@ class Driver:
         runner.parking = self.loop.create_future()
         self._parked.append(runner)
         return True
+
+    def fail(
+        self,
+        batch: Batch[Any],
+        error: BaseException | None,
+        reason: str,
+        *,
+        more: bool = False,
+    ) -> Batch[Any] | Literal[False] | None:
+        """Settle a call that has failed; the next batch if there may be more."""
+        if error is None:
+            error = TimeoutError(f"the call was ended: {reason}")
+        self.tell_of(batch, error, reason)
+        retry = self._may_retry(error)
+        known = reason if reason in _REASONS else "error"
+        return self.core._end(batch, known, Failure(self, batch, error, reason), more, retry)
+
+    def tell_of(self, batch: Batch[Any], error: BaseException | None, reason: str) -> None:
+        """Tell who wants to know of every failure."""
+        if self._on_error is None:
+            return
+        try:
+            self._own_variables.copy().run(self._on_error, batch, error, batch._attempt)
+        except Exception:
+            log.exception("what is told of failures has itself failed, of a call that %s", reason)
+
+    def bury(
+        self, message: Message[Any], attempts: int, reason: str, error: BaseException | None
+    ) -> None:
+        """Keep a message that has ended dead for somebody to look at."""
+        self._dead._keep(DeadLetter(message=message, attempts=attempts, reason=reason, error=error))
+
+    def _may_retry(self, error: BaseException) -> bool:
+        """Whether trying again may help; a rule that fails itself stands in nobody's way."""
+        if isinstance(error, self._no_retry):
+            return False
+        if self._retry_if is None:
+            return True
+        try:
+            return bool(self._retry_if(error))
+        except Exception:
+            log.exception("retry_if has failed; the call is tried again")
+            return True
+
+    def _see_to_endings(self) -> None:
+        """Ask calls to end that are to, and give up those that have not."""
+        endings = self.core._take_endings()
+        if not endings:
+            return
+        runners = {runner.batch._lease: runner for runner in self._runners if runner.batch}
+        for lease, reason in endings:
+            runner = runners.get(lease)
+            if runner is None or not runner.batch:
+                continue
+            if reason is not None:
+                if runner.ending is None:
+                    runner.end(reason)
+                continue
+            runner.fenced = True
+            batch = runner.batch
+            log.warning(
+                "a call in group %r has not ended %g s after it was asked to (%s); its result will "
+                "count for nothing",
+                batch.group,
+                self.grace_s,
+                runner.ending,
+            )
+            for message in batch:
+                if (batch.group, message.id) not in self.core:
+                    self.bury(message, batch._attempt, runner.ending or "", None)
+            _fenced.add(runner.task)
+            asyncio.Task.add_done_callback(runner.task, _fenced.discard)
 
     def is_ending(self) -> bool:
         """Whether a call that is cancelled now is cancelled because everything ends."""
@@ -382,6 +467,7 @@ class Driver:
             return
         try:
             self._hand_out()
+            self._see_to_endings()
         except BaseException:
             # Raised by a signal handler, in the middle of anything.
             self._end_lost_calls()
@@ -449,6 +535,7 @@ class Driver:
     def _rest(self) -> None:
         """Nothing is left to do now: set the timer, tell those who wait."""
         self._width = 1
+        self._see_to_endings()
         self._set_timer(self.core._due())
         if self._joining and self.core._is_idle():
             for future in self._joining:
@@ -521,6 +608,9 @@ _MOST_PARKED = 64
 
 # Batches that a turn hands out at most, when all handlers suspend.
 _WIDEST = 64
+
+# What the engine is told of a failure; of a call that it ends itself it knows better.
+_REASONS = ("error", "cancelled")
 
 _NEVER_S = 200 * 365 * 86_400.0
 _SHORTEST_S = 0.001

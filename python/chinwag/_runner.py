@@ -92,34 +92,45 @@ class RunnerTask(asyncio.Task[None]):
 
 
 class Failure:
-    """What a dead call raised, for the receipts of its messages.
+    """What a call failed of: for the receipts of its messages, and for the dead letters.
 
-    If it goes and nobody has seen it, it is logged: once for the call, at the latest moment at
-    which somebody could still have looked.
+    If a message is dead of it, it goes, and nobody has seen it, it is logged: once for the call, at
+    the latest moment at which somebody could still have looked.
     """
 
-    __slots__ = ("_error", "_messages", "_reason", "_seen", "_where")
+    __slots__ = ("_batch", "_dead", "_driver", "_error", "_reason", "_seen")
 
-    def __init__(self, batch: Batch[Any], error: BaseException, reason: str) -> None:
+    def __init__(
+        self, driver: Driver, batch: Batch[Any], error: BaseException | None, reason: str
+    ) -> None:
+        self._driver = driver
+        self._batch = batch
         self._error = error
         self._reason = reason
-        self._where = batch.group
-        self._messages = len(batch)
+        self._dead = 0
         self._seen = False
 
-    def seen(self) -> BaseException:
+    def seen(self) -> BaseException | None:
         """Take the error; from now on somebody knows of it."""
         self._seen = True
         return self._error
 
+    def die(self, seq: int, reason: str) -> None:
+        """Note that a message has ended `dead` of it."""
+        self._dead += 1
+        self._reason = reason
+        for message in self._batch:
+            if message._seq == seq:
+                self._driver.bury(message, self._batch._attempt, reason, self._error)
+
     def __del__(self) -> None:
-        if self._seen:
+        if self._seen or not self._dead:
             return
         log.error(
             "a call in group %r failed (%s); it was for %d message(s), which ended dead",
-            self._where,
+            self._batch.group,
             self._reason,
-            self._messages,
+            self._dead,
             exc_info=self._error,
         )
 
@@ -166,7 +177,9 @@ class Runner:
     async def work(self) -> None:
         """Make calls until the driver has no more use for this runner."""
         driver, task = self._driver, self.task
-        call, done = self._caller, driver.done
+        call = self._caller
+        # Only who is told of its call can have said something about it.
+        done = self._settled if driver.handler.takes_context else driver.done
         batch = self.batch
         refs, weakrefs = self._alone
         values, token = self._renew()
@@ -262,14 +275,32 @@ class Runner:
     def _end_last(self, batch: Batch[Any], result: object) -> None:
         """Settle a call that returned and left something behind."""
         core = self._driver.core
-        if self.ending is not None:
+        if self.ending == "closed":
             core._end(batch, "closed", None)
+        elif self.ending is not None:
+            self._driver.fail(batch, None, self.ending)
         elif getattr(self.task, _PENDING, False):
             # It cancelled itself and returned before that could reach it.
-            core._end(batch, "cancelled", Failure(batch, asyncio.CancelledError(), "cancelled"))
+            self._driver.fail(batch, asyncio.CancelledError(), "cancelled")
+        elif self._context is not None:
+            self._settled(batch, result)
         else:
             core._end(batch, None, result)
         self._retire()
+
+    def _settled(self, batch: Batch[Any], result: object) -> Batch[Any] | Literal[False] | None:
+        """Settle a call that returned, as it said in its context."""
+        driver, context = self._driver, self._context
+        assert context is not None
+        context._over = True
+        if not context._failures and context._snooze_s is None:
+            return driver.done(batch, result)
+        failures = []
+        for place, error in context._failures.items():
+            failure = Failure(driver, batch, error, "failed")
+            failures.append((batch[place]._seq, failure))
+            driver.tell_of(batch, error, "failed")
+        return driver.core._part(batch, result, failures, context._snooze_s)
 
     def _failed(
         self, batch: Batch[Any], error: BaseException, left: bool
@@ -279,13 +310,16 @@ class Runner:
         if error.__traceback__ is not None:  # without the runner's own frame
             error.__traceback__ = error.__traceback__.tb_next
         self._over = left or not (cancelled or isinstance(error, Exception))
-        core, more = self._driver.core, not self._over
+        if self._context is not None:
+            self._context._over = True
+        driver, more = self._driver, not self._over
         after: Batch[Any] | Literal[False] | None
-        if self.ending is not None or (cancelled and self._driver.is_ending()):
-            after = core._end(batch, "closed", None, more)
+        if self.ending == "closed" or (self.ending is None and cancelled and driver.is_ending()):
+            after = driver.core._end(batch, "closed", None, more)
+        elif self.ending is not None:
+            after = driver.fail(batch, None if cancelled else error, self.ending, more=more)
         else:
-            reason = "cancelled" if cancelled else "error"
-            after = core._end(batch, reason, Failure(batch, error, reason), more)
+            after = driver.fail(batch, error, "cancelled" if cancelled else "error", more=more)
         if self._over:
             self._retire(quietly=isinstance(error, GeneratorExit))
             return None
@@ -318,7 +352,7 @@ class Runner:
             return handler.function
 
         def call(batch: Batch[Any]) -> Awaitable[Any]:
-            self._context = context = Context(batch._attempt)
+            self._context = context = Context(self._driver.core, batch)
             awaitable: Awaitable[Any] = handler.function(batch, context)
             return awaitable
 
@@ -327,7 +361,7 @@ class Runner:
     async def _call_in_thread(self, batch: Batch[Any]) -> Any:
         """Call a plain function; a thread cannot be cancelled, so an end waits for it."""
         handler, driver = self._driver.handler, self._driver
-        self._context = context = Context(batch._attempt)
+        self._context = context = Context(driver.core, batch)
         args = (batch, context) if handler.takes_context else (batch,)
         job = driver.loop.run_in_executor(
             driver.threads, copy_context().run, _outcome, handler.function, *args

@@ -135,6 +135,8 @@ def _setting_options(command: F) -> F:
     for part in reversed(_PARTS):
         docs, kinds = _field_docs(part), get_type_hints(part)
         for field in reversed(fields(part)):
+            if field.metadata.get("in_code"):
+                continue
             command = _setting_option(field.name, kinds[field.name], docs, field.default)(command)
     return command
 
@@ -189,14 +191,6 @@ def _replay_options(command: F) -> F:
                 show_default=True,
                 help="How long a simulated call takes: 1.5, 0.3-2 (evenly between), or "
                 "exp:1.2 (exponential, by its mean).",
-            ),
-            click.option(
-                "--seed",
-                type=click.IntRange(min=0),
-                metavar="N",
-                default=0,
-                show_default=True,
-                help="Of the simulated handler.",
             ),
             click.option(
                 "--limit",
@@ -381,7 +375,7 @@ def _replay(trace: Trace, config: Config, speed: float, options: Mapping[str, An
             speed=None if speed == math.inf else speed,
             handler_s=options["handler_s"],
             flush_mentions=options["flush_mentions"],
-            seed=options["seed"],
+            seed=config.order.seed,
         )
     except ConfigError as error:  # a duration that is too long once it is slowed down
         raise _BadInput(f"at a speed of {speed:g}, {error}") from None

@@ -125,7 +125,7 @@ def column(name: str, values: object, rows: int | None) -> list[Any]:
 def _listed(name: str, values: Any, rows: int | None) -> list[Any]:
     try:
         dimensions = getattr(values, "ndim", 1)
-        is_time = getattr(getattr(values, "dtype", None), "kind", "O") == "M"
+        counted = getattr(getattr(values, "dtype", None), "kind", "O") in "mM"
         several = dimensions != 1
     except Exception as error:
         raise _no_column(name, values) from error
@@ -134,8 +134,17 @@ def _listed(name: str, values: Any, rows: int | None) -> list[Any]:
             f"{name}: must have one dimension, one value a row, not {show(dimensions)}; use "
             ".ravel() or a list"
         )
-    if is_time:
+    if counted and type(values).__module__ != "numpy":
+        raise _no_column(name, values)
+    if counted and name == "at":
         values = _epoch_seconds(name, values)
+    elif counted and name == "payloads":
+        return list(values)  # as numbers nobody would know their unit
+    elif counted:
+        raise TypeError(
+            f"{name}: must not be times or spans of numpy's, whose numbers are of any unit; divide "
+            "them by np.timedelta64(1, 's')"
+        )
     kind = type(values)  # a class may be made up
     if issubclass(kind, str | bytes | bytearray | Mapping) or not issubclass(kind, Iterable):
         raise _no_column(name, values)

@@ -15,7 +15,7 @@ import difflib
 import math
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -345,7 +345,13 @@ class Order:
     while both want more than they get. Raise it for groups that pay. Default 1.
     """
 
+    seed: int = 0
+    """Where the queue's random numbers come from, such as the jitter of retries. The same pushes,
+    calls and times with the same seed give the same answers. Default 0.
+    """
+
     def __post_init__(self) -> None:
+        _checks.count(self, "seed", least=0)
         _checks.between(
             self,
             *("real_time", "back_to_back", "burst", "sender"),
@@ -455,9 +461,61 @@ class Limits:
         _checks.seconds(self, "ttl_s", optional=True)
 
 
+_IN_CODE: Final[Mapping[str, Any]] = MappingProxyType({"in_code": True})
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retry:
     """What happens to calls that do not end well, or not in time."""
+
+    max_attempts: int = 3
+    """How often a batch is handed over before it is `dead`. Raise it where what you call fails now
+    and then; its lane waits meanwhile. 1 is no retry. Default 3.
+    """
+
+    backoff_s: float = 1.0
+    """Longest pause after a first failure. Raise it where failures last. Default 1."""
+
+    backoff_factor: float = 2.0
+    """How much longer the pause may be after each further failure. Default 2."""
+
+    backoff_cap_s: float = 60.0
+    """Longest pause of all. Default 60."""
+
+    jitter: Literal["full", "none"] = "full"
+    """How pauses are spread: `full` takes any length up to the longest, so that many who failed
+    together do not come back together; `none` the longest itself, for tests. Default `full`.
+    """
+
+    retry_committed: bool = False
+    """Whether a call that has called `ctx.commit()` and fails afterwards is tried again. Turn it on
+    where a second answer does no harm. Default no: it is `dead`, reason `committed`.
+    """
+
+    split_failed: bool = False
+    """Whether a batch that has failed for good is tried in halves, down to the message that fails.
+    Turn it on where one bad message fails the others with it, as most failures do not. Default no.
+    """
+
+    handler_timeout_s: float | None = None
+    """How long a call may take; then it is cancelled, and that counts as a failure. Set it where
+    what you call may hang. A call that swallows the cancellation loses its right to the batch after
+    `cancel_grace_s`. Default none.
+    """
+
+    no_retry: tuple[type[BaseException], ...] = field(default=(), metadata=_IN_CODE)
+    """Exceptions that trying again will not help: their batches are `dead` at once. Default none.
+    """
+
+    retry_if: Callable[[BaseException], bool] | None = field(default=None, metadata=_IN_CODE)
+    """Asked of every other exception whether to try again, as `retry_if=lambda error: ...`. Default
+    none: always.
+    """
+
+    dead_limit: int = 1_000
+    """How many dead messages `queue.dead` keeps; the oldest are dropped beyond that, and counted.
+    Default 1,000.
+    """
 
     close_timeout_s: float = 30.0
     """How long `aclose` lets waiting messages be handled before it ends what is left as
@@ -465,7 +523,30 @@ class Retry:
     """
 
     def __post_init__(self) -> None:
+        _checks.count(self, "max_attempts")
+        _checks.count(self, "dead_limit", least=0)
+        _checks.seconds(self, "backoff_s", "backoff_cap_s")
+        _checks.seconds(self, "handler_timeout_s", optional=True)
+        _checks.between(self, "backoff_factor", least=1, most=1_000, what="a factor of at least 1")
+        _checks.choice(self, "jitter")
+        _checks.flag(self, "retry_committed", "split_failed")
         _checks.seconds(self, "close_timeout_s", endless=True)
+        _exceptions(self)
+        if self.retry_if is not None and not callable(self.retry_if):
+            raise ConfigError(
+                f"retry_if={show(self.retry_if)}: must be callable, as lambda error: ..."
+            )
+
+
+def _exceptions(part: Retry) -> None:
+    given = part.no_retry
+    kinds: list[Any] = [given] if (listed := items(given)) is None else listed
+    for kind in kinds:
+        if not (issubclass(type(kind), type) and issubclass(kind, BaseException)):
+            raise ConfigError(
+                f"no_retry={show(given)}: must be exception types, as (ValueError, KeyError)"
+            )
+    _checks.put(part, "no_retry", tuple(kinds))
 
 
 class Effective(NamedTuple):
@@ -699,7 +780,10 @@ def parse(key: str, text: str) -> Setting:
     Raises:
         ConfigError: The setting is unknown, or the text cannot be its value.
     """
-    kind = get_type_hints(_PARTS[_part_of(key)])[key]
+    part = _PARTS[_part_of(key)]
+    if part.__dataclass_fields__[key].metadata.get("in_code"):
+        raise ConfigError(f"{key}: can be set in code only, as Queue(..., {key}=...)")
+    kind = get_type_hints(part)[key]
     kinds = {kind, *get_args(kind)}
     word = text.strip().lower()
     if type(None) in kinds and word in ("none", ""):
@@ -814,6 +898,8 @@ def _ascending(bands: Any) -> tuple[Band, ...]:
             f"bands={show(bands)}: must be a list such as [Band(50, 'adaptive', max_batch=20)]; "
             "in a TOML file each is a table [[order.bands]]"
         )
+    if len(given) > _MOST_BANDS:
+        raise ConfigError(f"bands: there may be {_MOST_BANDS} of them, not {len(given):,}")
     made = tuple(_band(band) for band in given)
     for below, above in pairwise(made):
         if above.size <= below.size:
@@ -903,10 +989,13 @@ _PARTS: Final[Mapping[str, type[Any]]] = MappingProxyType(
     {"window": Window, "busy": Busy, "order": Order, "limits": Limits, "retry": Retry}
 )
 
+_MOST_BANDS: Final = 255
+
 _OF_THE_QUEUE: Final = frozenset(
     {
         *("cancel_grace_s", "bands", "size_by", "size_window_s", "fair_by"),
         *("max_concurrent", "rate", "capacity", "max_bypass", "idle_group_s", "close_timeout_s"),
+        *("seed", "no_retry", "retry_if", "dead_limit"),
     }
 )
 

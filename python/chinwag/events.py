@@ -25,6 +25,7 @@ __all__ = [
     "MessageEnded",
     "MessageRefused",
     "QueueClosed",
+    "SenderTyping",
     "WindowClosed",
 ]
 
@@ -51,9 +52,11 @@ class MessageRefused:
     id: str | None
     """None where the pusher gave none: a refused message gets no number."""
     reason: str
-    """`duplicate`, `group_full`, `full` or `closed`."""
+    """`duplicate`, `group_full`, `full`, `bypass_full` or `closed`."""
     depth: int
-    """Messages that waited: in the group, or in all when the queue is `full`."""
+    """Messages that waited: in the group, or in all when the queue is `full`; those that bypassed
+    the others when that is `bypass_full`.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,8 +164,18 @@ class GroupResized:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SenderTyping:
+    """Somebody said that a sender types, or no longer does."""
+
+    at: float
+    group: str
+    sender: str
+    on: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GroupConfigured:
-    """A group was given settings of its own."""
+    """Something was set for a group: settings, its members, or the weight of a sender."""
 
     at: float
     group: str
@@ -227,6 +240,7 @@ Event = (
     | MessageEdited
     | GroupResized
     | GroupConfigured
+    | SenderTyping
     | GroupPaused
     | GroupResumed
     | GroupForgotten

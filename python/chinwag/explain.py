@@ -21,11 +21,13 @@ WaitsFor: TypeAlias = Literal[
     "quiet",
     "max_wait",
     "delay",
+    "backoff",
     "next_call",
 ]
 """What a batch waits for: its turn among others that could start too; a free slot or token of its
 group or of the queue; the end of a pause; the call of its lane or the batches before it; the end of
-its quiet time, longest wait or delay; as context, the group's next call.
+its quiet time, longest wait or delay, or of the pause after a failure; as context, the group's next
+call.
 """
 
 
@@ -91,6 +93,8 @@ class WaitingBatch:
     score: Score
     standing: float
     """What their sender has been served, in calls."""
+    aged: float = 0.0
+    """Points that they have gained by waiting, where the strategy is `priority`."""
     waits_for: WaitsFor
     until: float | None
     """When that ends by itself, in epoch seconds; None where that depends on others."""
@@ -98,7 +102,9 @@ class WaitingBatch:
     def __str__(self) -> str:
         return (
             f"{self.sender} {_ids(self.ids)}: waits for {self.waits_for}, "
-            f"score {self.score}, sender stands at {_points(self.standing)}"
+            f"score {self.score}, "
+            + (f"aged {_points(self.aged)}, " if self.aged else "")
+            + f"sender stands at {_points(self.standing)}"
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
 from functools import cache
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from chinwag import _core
 from chinwag._checks import real, show
@@ -24,6 +24,7 @@ from chinwag._runner import log
 from chinwag.columns import Verdicts, column, options
 from chinwag.config import Config, settings_of_a_group
 from chinwag.context import Context
+from chinwag.dead import DeadLetters
 from chinwag.errors import ConfigError
 from chinwag.events import Event
 from chinwag.explain import Explanation, RunningCall, Score, WaitingBatch
@@ -78,6 +79,8 @@ class Queue(_core.Core[P]):
         self._handler = None if handler is None else Handler.of(handler)
         self._driver: Driver | None = None
         self._listeners = Listeners(self)
+        self._dead: DeadLetters[P] = DeadLetters(self, config.retry.dead_limit)
+        self._on_error: Callable[[Batch[P], BaseException | None, int], object] | None = None
         self._forked = False
         _alive.add(self)
 
@@ -152,25 +155,30 @@ class Queue(_core.Core[P]):
         """
         ticket: int | None = None
         while True:
-            receipt = self._put(
-                ticket,
-                group,
-                sender,
-                payload,
-                id=id,
-                at=at,
-                real_time=real_time,
-                rank=rank,
-                size=size,
-                batch_key=batch_key,
-                quiet_s=quiet_s,
-                flush=flush,
-                standalone=standalone,
-                bypass=bypass,
-                context=context,
-                ttl_s=ttl_s,
-                delay_s=delay_s,
-            )
+            try:
+                receipt = self._put(
+                    ticket,
+                    group,
+                    sender,
+                    payload,
+                    id=id,
+                    at=at,
+                    real_time=real_time,
+                    rank=rank,
+                    size=size,
+                    batch_key=batch_key,
+                    quiet_s=quiet_s,
+                    flush=flush,
+                    standalone=standalone,
+                    bypass=bypass,
+                    context=context,
+                    ttl_s=ttl_s,
+                    delay_s=delay_s,
+                )
+            except BaseException:
+                if ticket is not None:  # the place that is kept goes to the next
+                    self._leave_line(ticket)
+                raise
             if receipt is not None:
                 return receipt
             place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -206,11 +214,15 @@ class Queue(_core.Core[P]):
             TypeError, ValueError: A column is none, has another length, or a value that cannot be
                 taken; the message names column and row. Nothing was pushed.
         """
-        payload_list = column("payloads", payloads, None)
-        rows = len(payload_list)
-        group_list = column("groups", groups, rows)
-        sender_list = column("senders", senders, rows)
-        chosen = options(columns, rows)
+        try:
+            payload_list = column("payloads", payloads, None)
+            rows = len(payload_list)
+            group_list = column("groups", groups, rows)
+            sender_list = column("senders", senders, rows)
+            chosen = options(columns, rows)
+        except (TypeError, ValueError):
+            self._put_many([], [], [], {})  # a closed queue says that first
+            raise
         return Verdicts(self._put_many(group_list, sender_list, payload_list, chosen))
 
     def group(self, name: str) -> Group[P]:
@@ -261,6 +273,29 @@ class Queue(_core.Core[P]):
                     return config
                 # A finalizer has configured this group meanwhile, so both are put together.
 
+    def on_error(self, function: F) -> F:
+        """Have a function told of every failure; used as a decorator.
+
+        It is called on the event loop with the batch, the exception and which attempt it was, also
+        when the batch will be tried again, and for a message that the handler gave up on (None if
+        it said of what). What it raises is logged.
+
+        Raises:
+            TypeError: It is not callable.
+            RuntimeError: There is one already, or the queue has been started.
+        """
+        if not callable(function):
+            raise TypeError(f"on_error={show(function)}: must be callable")
+        if self._on_error is not None or self._driver is not None:
+            raise RuntimeError("on_error can be given once, before the queue is started")
+        self._on_error = function
+        return function
+
+    @property
+    def dead(self) -> DeadLetters[P]:
+        """Messages that ended `dead`, the latest `dead_limit`: to look at, retry or drop."""
+        return self._dead
+
     # Life.
 
     async def start(self) -> None:
@@ -286,6 +321,9 @@ class Queue(_core.Core[P]):
             grace_s=busy.cancel_grace_s,
             threads=limits.max_concurrent or _MOST_THREADS,
             listeners=self._listeners,
+            retry=self._config.retry,
+            dead=self._dead,
+            on_error=self._on_error,
         )
         manual = getattr(driver.loop, "chinwag_clock", None)
         if manual is not None and not self._manual:
@@ -390,12 +428,13 @@ class Queue(_core.Core[P]):
         at = self._now_us() * _MICROSECOND
         own = self._group_settings.get(name, {})
         if facts is None:
-            sources = self._config.sources(own)
+            size, strategy, mark = self._outlook(name)
+            sources = self._config.sources(own, mark)
             return Explanation(
                 group=name,
                 at=at,
-                strategy=str(self._config.profile(own)["strategy"]),
-                size=0,
+                strategy=strategy,
+                size=size,
                 standing=0.0,
                 now_served=0.0,
                 senders_served=0.0,
@@ -404,13 +443,24 @@ class Queue(_core.Core[P]):
                 settings=sources,
             )
         running = [{**call, "score": Score(**call["score"])} for call in facts.pop("running")]
-        waiting = [{**batch, "score": Score(**batch["score"])} for batch in facts.pop("waiting")]
+        sources = self._config.sources(own, facts.pop("band_from"))
+        aging = float(cast("float", sources["aging"].value))
+        if facts["strategy"] != "priority":
+            aging = 0.0
+        waiting = [
+            {
+                **batch,
+                "score": Score(**batch["score"]),
+                "aged": round(aging * max(at - batch["since"], 0.0), 6),
+            }
+            for batch in facts.pop("waiting")
+        ]
         return Explanation(
             group=name,
             at=at,
             running=tuple(RunningCall(**call) for call in running),
             waiting=tuple(WaitingBatch(**batch) for batch in waiting),
-            settings=self._config.sources(own, facts.pop("band_from")),
+            settings=sources,
             **facts,
         )
 

@@ -642,6 +642,8 @@ pub(crate) enum Taken {
     GroupFull,
     /// The group has one, all together have none.
     Full,
+    /// The group drops what comes.
+    NoneNeeded,
 }
 
 /// Where a push was let in.
@@ -692,9 +694,15 @@ impl<P> Intake<P> {
         let refuses = limits & (word::DROPS_NEWEST | word::DROPS_OLDEST) == 0;
         let before = group.accepted.fetch_add(1, Ordering::Relaxed);
         let waiting = before.wrapping_sub(group.started.load(Ordering::Relaxed));
-        if refuses && most < word::MOST && waiting >= most {
+        let full = most < word::MOST && waiting >= most;
+        if refuses && full {
             group.accepted.fetch_sub(1, Ordering::Relaxed);
             return Taken::GroupFull;
+        }
+        if full && limits & word::DROPS_NEWEST != 0 {
+            // It will be taken and dropped, which takes no place.
+            group.accepted.fetch_sub(1, Ordering::Relaxed);
+            return Taken::NoneNeeded;
         }
         if self.number().is_none() {
             group.accepted.fetch_sub(1, Ordering::Relaxed);

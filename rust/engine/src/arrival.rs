@@ -290,7 +290,9 @@ impl<P> Engine<P> {
             return;
         };
         if self.observed {
-            let (group, sender) = (&self.groups[lane.group], &self.senders[lane.sender]);
+            let first = lane.opened().map(|opened| self.messages[opened].sender);
+            let sender = &self.senders[first.unwrap_or(lane.sender)];
+            let group = &self.groups[lane.group];
             out.events.push(Event::WindowClosed {
                 group: group.name().clone(),
                 sender: sender.name.clone(),
@@ -334,6 +336,9 @@ impl<P> Engine<P> {
                 due_at = due_at.min(self.look_at_held(id, until));
             }
             self.window_timers.set(id, due_at);
+            if std::mem::take(&mut self.lanes[id].shrunk) {
+                self.rescore(id);
+            }
             self.review_lane(id, HeldUp::No);
         }
         self.touched = touched;

@@ -26,7 +26,11 @@ impl Context {
     }
 
     pub(crate) fn remove(&mut self, id: MessageId) {
-        self.messages.retain(|&other| other != id);
+        if self.messages.front() == Some(&id) {
+            self.messages.pop_front();
+        } else {
+            self.messages.retain(|&other| other != id);
+        }
     }
 }
 

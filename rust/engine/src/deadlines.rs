@@ -15,13 +15,25 @@ use crate::message::{Flag, Messages, Place};
 use crate::{Seq, Time};
 
 /// What is to come, and what it is about.
-#[derive(Default)]
 pub(crate) struct Later {
     heap: BinaryHeap<Reverse<Deadline>>,
     /// Messages that have yet to arrive.
     pub(crate) delayed: u32,
     /// Who types, and for how long without a sign of them.
     pub(crate) typing: Vec<(CompactString, Time)>,
+    /// When they are looked at next.
+    pub(crate) typing_at: Time,
+}
+
+impl Default for Later {
+    fn default() -> Self {
+        Self {
+            heap: BinaryHeap::new(),
+            delayed: 0,
+            typing: Vec::new(),
+            typing_at: Time::NEVER,
+        }
+    }
 }
 
 /// At one instant they come in the order of [`What`].
@@ -52,7 +64,11 @@ impl Later {
     fn push<P>(&mut self, deadline: Deadline, live: u32, messages: &Messages<P>) {
         self.heap.push(Reverse(deadline));
         if self.heap.len() > 2 * (live as usize + self.typing.len()) + 64 {
-            self.heap.retain(|deadline| deadline.0.is_live(messages));
+            let typing_at = self.typing_at;
+            self.heap.retain(|deadline| match deadline.0.what {
+                What::Typing => deadline.0.at == typing_at,
+                _ => deadline.0.is_live(messages),
+            });
         }
     }
 }
@@ -165,6 +181,7 @@ impl<P> Engine<P> {
         message.unset(Flag::Delayed);
         message.at = at;
         self.enter(group, id, out);
+        self.shed(group, out); // it may have entered a band that holds less
     }
 
     /// Every delay ends now: the queue is closing (rule C8).

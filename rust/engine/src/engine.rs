@@ -117,6 +117,8 @@ pub struct Outbox<P> {
     pub ending: Vec<(LeaseId, &'static str)>,
     /// Calls that have not ended in time: their leases are lost.
     pub fenced: Vec<LeaseId>,
+    /// Errors of attempts that count no more.
+    pub forgiven: Vec<Arc<P>>,
     /// What happened, while somebody observes.
     pub events: Vec<Event>,
 }
@@ -129,6 +131,7 @@ impl<P> Default for Outbox<P> {
             replaced: Vec::new(),
             ending: Vec::new(),
             fenced: Vec::new(),
+            forgiven: Vec::new(),
             events: Vec::new(),
         }
     }
@@ -273,6 +276,16 @@ impl<P> Engine<P> {
             .min(self.pause_timers.next_at())
             .min(self.token_at)
             .min(pause)
+    }
+
+    /// Batches that will be handed over again.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Calls that run.
+    pub fn running(&self) -> usize {
+        self.leases.len()
     }
 
     /// Figures so far.

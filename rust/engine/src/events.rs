@@ -86,6 +86,12 @@ pub enum Event {
         size: u32,
         strategy: Strategy,
     },
+    SenderTyping {
+        group: CompactString,
+        sender: CompactString,
+        at: Time,
+        on: bool,
+    },
     GroupConfigured {
         group: CompactString,
         at: Time,

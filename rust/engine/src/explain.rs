@@ -185,7 +185,7 @@ impl<P> Engine<P> {
                 next = self.messages[last].next;
                 let (waits_for, until) = self.window_waits_for(id, lane, first);
                 let head = self.lanes[lane].head() == Some(first);
-                let score = if head && self.lanes[lane].able {
+                let score = if head && self.lanes[lane].able && !self.lanes[lane].shrunk {
                     self.lanes[lane].score
                 } else {
                     self.score_window(id, first)
@@ -252,7 +252,14 @@ impl<P> Engine<P> {
             && let Some(window) = lane.window()
             && !window.is_due()
         {
-            let (at, by) = window.due_at(settings);
+            let (mut at, mut by) = window.due_at(settings);
+            if let Some(quiet) = window.held() {
+                let typist = &self.senders[self.messages[first].sender].name;
+                let silent = self.types_until(id, typist).after(quiet);
+                if silent <= at {
+                    (at, by) = (silent, ClosedBy::Quiet);
+                }
+            }
             let waits_for = match by {
                 ClosedBy::MaxWait => WaitsFor::MaxWait,
                 _ if at == Time::NEVER => WaitsFor::LaneBusy,
@@ -274,10 +281,8 @@ impl<P> Engine<P> {
     fn start_waits_for(&self, id: GroupId, key: LaneId) -> (WaitsFor, Time) {
         let (group, lane) = (&self.groups[id], &self.lanes[key]);
         let settings = group.settings(&self.profile);
-        if let Some(&until) = self.pauses.get(&id) {
-            return (WaitsFor::Pause, until);
-        }
-        if let Some(until) = self.paused {
+        let pauses = [self.pauses.get(&id).copied(), self.paused];
+        if let Some(until) = pauses.into_iter().flatten().max() {
             return (WaitsFor::Pause, until);
         }
         let running = self.activities[lane.activity].running;

@@ -220,6 +220,7 @@ impl<P> Engine<P> {
         if held.messages > 0 {
             self.hold(lane, held, true, reason, out);
         } else {
+            out.forgiven.extend(held.error);
             self.end_messages(group, held.context, End::Dead, "ttl", None, out);
         }
     }

@@ -1,12 +1,13 @@
 //! Idle senders and groups are forgotten (rule G5), without a timer each: a sweep visits every slot
 //! several times an idle period, a slice at a time.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::Time;
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
-use crate::ids::GroupId;
+use crate::ids::{GroupId, SenderId};
 
 /// Where the sweep is.
 #[derive(Default)]
@@ -66,19 +67,27 @@ impl<P> Engine<P> {
                     && (even || self.is_over(sender.group))
             })
             .collect();
+        let mut by_group: HashMap<GroupId, HashSet<SenderId>> = HashMap::new();
         for id in idle {
-            let said = self.senders[id].said;
-            let group = &mut self.groups[self.senders[id].group];
-            group.senders -= 1;
-            group.last_sender.take_if(|last| *last == id);
+            by_group
+                .entry(self.senders[id].group)
+                .or_default()
+                .insert(id);
+        }
+        for (group, gone) in by_group {
+            let group = &mut self.groups[group];
+            group.senders -= gone.len() as u32;
+            group.last_sender.take_if(|last| gone.contains(last));
             if let Some(room) = &mut group.room {
-                room.active.forget(id);
+                room.active.forget(&gone);
                 if let Some(minute) = &mut room.minute {
-                    minute.forget(id, said);
+                    minute.forget(&gone, &self.senders);
                 }
             }
-            self.evicted.remove(&id);
-            self.senders.remove(id);
+            for id in gone {
+                self.evicted.remove(&id);
+                self.senders.remove(id);
+            }
         }
         let idle: Vec<_> = self
             .groups

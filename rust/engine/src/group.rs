@@ -13,7 +13,7 @@ use crate::lane::Lane;
 use crate::order::{Claim, Contest, HeldUp, NowServed, Score, aged};
 use crate::overflow::Oldest;
 use crate::rate::Bucket;
-use crate::settings::Profile;
+use crate::settings::{Lanes, Profile};
 use crate::size::Active;
 use crate::slab::Slab;
 use crate::strategy::{LastMinute, RecentCalls};
@@ -283,9 +283,11 @@ impl<P> Engine<P> {
 
     /// A message that is for itself competes with those of its sender.
     pub(crate) fn stand(&mut self, id: LaneId, message: MessageId) {
-        let score = self.score_of(self.lanes[id].group, message);
-        let (at, seq) = (self.messages[message].at, self.messages[message].seq());
-        self.lanes[id].stand(message, at, seq, score);
+        let group = self.lanes[id].group;
+        let score = self.score_of(group, message);
+        // All of them have the same sender, so where that stands makes no difference.
+        let claim = self.claim(group, Points::ZERO, score, message);
+        self.lanes[id].stand(message, claim, score, &self.messages);
         self.rescore(id);
     }
 
@@ -395,6 +397,15 @@ impl<P> Engine<P> {
     pub(crate) fn rekey(&mut self, id: GroupId) {
         let lanes: Vec<_> = self.lanes_of(id).collect();
         for lane in lanes {
+            if self.lanes_are(lane, Lanes::Message) {
+                for (message, score) in self.lanes[lane].take_candidates(&self.messages) {
+                    let claim = self.claim(id, Points::ZERO, score, message);
+                    self.lanes[lane].stand(message, claim, score, &self.messages);
+                }
+                if self.lanes[lane].able {
+                    self.score(lane);
+                }
+            }
             self.reenter_lane(lane);
         }
     }

@@ -12,7 +12,7 @@ use crate::message::{Flag, Kind};
 use crate::order::{HeldUp, Score};
 use crate::settings::{Jitter, Lanes};
 use crate::window::ClosedBy;
-use crate::{Settings, Time};
+use crate::{Points, Settings, Time};
 
 /// A batch between two of its calls.
 #[allow(clippy::struct_excessive_bools)] // what is known of it
@@ -96,8 +96,9 @@ impl<P> Engine<P> {
                 record.due = true;
                 let score = record.score;
                 if alone {
-                    let (at, seq) = (self.messages[first].at, self.messages[first].seq());
-                    self.lanes[id].stand(first, at, seq, score);
+                    let group = self.lanes[id].group;
+                    let claim = self.claim(group, Points::ZERO, score, first);
+                    self.lanes[id].stand(first, claim, score, &self.messages);
                 }
             }
             if !self.held[held].due {
@@ -143,7 +144,8 @@ impl<P> Engine<P> {
             let Some(held) = self.take_held(id, first) else {
                 break;
             };
-            count += u64::from(held.messages);
+            count += u64::from(held.messages + held.context_len);
+            out.forgiven.extend(held.error);
             for first in [Some(held.first), held.context] {
                 self.end_messages(group, first, end, reason, None, out);
             }
@@ -203,6 +205,7 @@ impl<P> Engine<P> {
         if held.messages > 0 {
             self.hold(lane, held, true, "failed", out);
         } else {
+            out.forgiven.extend(held.error);
             self.end_messages(group, held.context, End::Dead, "ttl", None, out);
         }
     }

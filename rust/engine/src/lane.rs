@@ -7,12 +7,12 @@ use crate::ids::{ActivityId, GroupId, HeldId, LaneId, MessageId, SenderId};
 use crate::message::{Flag, Messages, Place};
 use crate::order::{Claim, Score};
 use crate::window::{ClosedBy, Found, Window};
-use crate::{Points, Seq, Time};
 
 /// What waits in a lane, and how much of it runs.
 ///
 /// Messages leave in push order. Under `lanes="message"` each message is a batch of its own and any
 /// number may run; otherwise at most one call of a lane runs at a time.
+#[allow(clippy::struct_excessive_bools)] // each is looked at by itself
 pub(crate) struct Lane {
     pub(crate) group: GroupId,
     pub(crate) activity: ActivityId,
@@ -46,6 +46,8 @@ pub(crate) struct Lane {
     pub(crate) able: bool,
     /// Is on the engine's list of lanes to look at.
     pub(crate) touched: bool,
+    /// Something has left the batch that it puts forward.
+    pub(crate) shrunk: bool,
 }
 
 impl Lane {
@@ -70,6 +72,7 @@ impl Lane {
             claim: Claim::default(),
             able: false,
             touched: false,
+            shrunk: false,
         }
     }
 
@@ -85,21 +88,34 @@ impl Lane {
     }
 
     /// A message that is for itself has come.
-    pub(crate) fn stand(&mut self, id: MessageId, at: Time, seq: Seq, score: Score) {
+    pub(crate) fn stand<P>(
+        &mut self,
+        id: MessageId,
+        claim: Claim,
+        score: Score,
+        messages: &Messages<P>,
+    ) {
+        if self.candidates.len() > 2 * (self.waiting as usize + self.held.len()) + 64 {
+            self.candidates.retain(|other| other.competes(messages));
+        }
         self.candidates.push(Candidate {
-            total: score.total(),
-            at: Reverse(at),
-            seq: Reverse(seq),
+            claim: Reverse(claim),
             id,
             score,
         });
     }
 
+    /// Those that are for themselves and still compete, to be compared otherwise.
+    pub(crate) fn take_candidates<P>(&mut self, messages: &Messages<P>) -> Vec<(MessageId, Score)> {
+        let candidates = std::mem::take(&mut self.candidates).into_iter();
+        let competing = candidates.filter(|it| it.competes(messages));
+        competing.map(|it| (it.id, it.score)).collect()
+    }
+
     /// The score of the best of those that are for themselves, once those that have left are gone.
     pub(crate) fn best_score<P>(&mut self, messages: &Messages<P>) -> Option<Score> {
         while let Some(best) = self.candidates.peek() {
-            let message = messages.get(best.id, best.seq.0);
-            if message.is_some_and(|message| matches!(message.place(), Place::Lane | Place::Held)) {
+            if best.competes(messages) {
                 return Some(best.score);
             }
             self.candidates.pop();
@@ -271,22 +287,21 @@ impl Lane {
 
 /// A message that is for itself, by what it has to say for that.
 struct Candidate {
-    total: Points,
-    at: Reverse<Time>,
-    seq: Reverse<Seq>,
+    claim: Reverse<Claim>,
     id: MessageId,
     score: Score,
 }
 
 impl Candidate {
-    fn key(&self) -> (Points, Reverse<Time>, Reverse<Seq>) {
-        (self.total, self.at, self.seq)
+    fn competes<P>(&self, messages: &Messages<P>) -> bool {
+        let message = messages.get(self.id, self.claim.0.since);
+        message.is_some_and(|message| matches!(message.place(), Place::Lane | Place::Held))
     }
 }
 
 impl Ord for Candidate {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.key().cmp(&other.key())
+        self.claim.cmp(&other.claim)
     }
 }
 
@@ -298,7 +313,7 @@ impl PartialOrd for Candidate {
 
 impl PartialEq for Candidate {
     fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
+        self.claim == other.claim
     }
 }
 

@@ -373,6 +373,7 @@ impl<P> Engine<P> {
             (lease.messages, lease.attempt, lease.part) =
                 (again.messages, again.attempts + 1, again.part);
             (lease.kind, lease.closed_by) = (again.kind, again.closed_by);
+            out.forgiven.extend(again.error);
             (lease.context, lease.context_len) = (again.context, again.context_len);
         } else {
             if alone {
@@ -558,7 +559,7 @@ impl<P> Engine<P> {
 
     /// Charges what the call cost in time beyond what it was charged at its start (rules O6, O7).
     fn correct(&mut self, id: GroupId, lane: LaneId, then: Strategy, micros: u64, done: bool) {
-        let (within, between) = self.corrections(id, micros, done);
+        let (within, between) = self.corrections(id, then, micros, done);
         if then == Strategy::LoadBalanced && within != Points::ZERO {
             let sender = &mut self.senders[self.lanes[lane].sender];
             sender.standing = sender.standing.plus(within);

@@ -62,7 +62,9 @@ impl<P> Engine<P> {
     /// the newest `at` stays (rule W9). The newcomer has joined.
     pub(crate) fn supersede(&mut self, lane: LaneId, out: &mut Outbox<P>) {
         let group = self.lanes[lane].group;
-        let max_gap = self.groups[group].settings(&self.profile).max_gap;
+        let settings = self.groups[group].settings(&self.profile);
+        let window = self.lanes[lane].window();
+        let max_gap = window.and_then(|window| window.max_gap(settings));
         // The unbroken run at the end of the lane.
         let mut run: Vec<MessageId> = Vec::new();
         for next in self.messages.chain(self.lanes[lane].head()) {
@@ -89,6 +91,8 @@ impl<P> Engine<P> {
         let lane = self.lane_holding(group, id)?;
         let left = self.take_out(lane, id);
         self.activities[self.lanes[lane].activity].waiting -= 1;
+        // Whether the batch that the lane puts forward is not what it was.
+        let mut changed = left.before.is_none() || left.window.is_none();
         if self.groups[group].settings(&self.profile).lanes != Lanes::Message {
             let mut first = left.window.or(left.before);
             if let (Some(before), Some(window)) = (left.before, left.window)
@@ -97,14 +101,17 @@ impl<P> Engine<P> {
                 first = Some(before);
             }
             if let Some(first) = first {
-                let last = self.messages.window(first).last().unwrap_or(first);
-                if let Some(next) = self.messages[last].next {
-                    self.join_windows(lane, first, next);
+                if self.lanes[lane].opened() != Some(first) {
+                    let last = self.messages.window(first).last().unwrap_or(first);
+                    if let Some(next) = self.messages[last].next {
+                        self.join_windows(lane, first, next);
+                    }
                 }
+                changed |= self.lanes[lane].head() == Some(first);
             }
         }
         self.review_lane(lane, HeldUp::No);
-        self.rescore(lane);
+        self.lanes[lane].shrunk |= changed; // many may leave before anybody looks
         self.touch(lane);
         Some(lane)
     }

@@ -101,10 +101,7 @@ impl<P> Line<P> {
                 Taken::GroupFull => {
                     self.hopeful.remove(&first);
                 }
-                Taken::Place => {
-                    let group = self.served[&first].group().name.clone();
-                    self.hope(&group);
-                }
+                Taken::Place | Taken::NoneNeeded => {}
             }
         }
     }
@@ -114,10 +111,13 @@ impl<P> Line<P> {
             return Taken::GroupFull;
         };
         let taken = intake.take_place(inbox.group());
-        if taken == Taken::Place
+        if matches!(taken, Taken::Place | Taken::NoneNeeded)
             && let Some(inbox) = self.part(ticket)
         {
-            self.served.insert(ticket, inbox);
+            self.hope(&inbox.group().name.clone());
+            if taken == Taken::Place {
+                self.served.insert(ticket, inbox);
+            }
             self.told.push(ticket);
         }
         taken

@@ -13,6 +13,11 @@ use crate::{Points, Size, Time};
 pub struct Seq(pub(crate) u64);
 
 impl Seq {
+    /// The reverse of [`Self::as_u64`].
+    pub fn from_u64(number: u64) -> Self {
+        Self(number)
+    }
+
     /// The plain number.
     pub fn as_u64(self) -> u64 {
         self.0

@@ -8,7 +8,7 @@ use crate::admission::Arrival;
 use crate::engine::{Engine, Outbox};
 use crate::ids::{ActivityId, GroupId, MessageId, SenderId};
 use crate::ledger::End;
-use crate::message::Place;
+use crate::message::{Messages, Place};
 use crate::settings::{Lanes, Overflow};
 use crate::status::MessageName;
 
@@ -16,6 +16,22 @@ use crate::status::MessageName;
 #[derive(Default)]
 pub(crate) struct Oldest {
     heap: BinaryHeap<Reverse<(Seq, MessageId)>>,
+}
+
+impl Oldest {
+    /// Throws out what has left once it is most of the heap; delayed messages are few.
+    fn tidy<P>(&mut self, live: usize, messages: &Messages<P>) {
+        if self.heap.len() > 4 * live + 1_024 {
+            self.heap
+                .retain(|&Reverse((seq, id))| waits(messages, seq, id));
+        }
+    }
+}
+
+fn waits<P>(messages: &Messages<P>, seq: Seq, id: MessageId) -> bool {
+    messages
+        .get(id, seq)
+        .is_some_and(|message| matches!(message.place(), Place::Lane | Place::Delayed))
 }
 
 impl<P> Engine<P> {
@@ -28,10 +44,13 @@ impl<P> Engine<P> {
         seq: Seq,
         out: &mut Outbox<P>,
     ) {
-        if let Some(activity) = self.groups[group].activity
-            && let Some(oldest) = &mut self.activities[activity].oldest
-        {
-            oldest.heap.push(Reverse((seq, id)));
+        if let Some(key) = self.groups[group].activity {
+            let activity = &mut self.activities[key];
+            let live = activity.waiting as usize;
+            if let Some(oldest) = &mut activity.oldest {
+                oldest.heap.push(Reverse((seq, id)));
+                oldest.tidy(live, &self.messages);
+            }
         }
         self.shed(group, out);
     }
@@ -119,18 +138,7 @@ impl<P> Engine<P> {
     }
 
     fn pop_oldest(&mut self, activity: ActivityId) -> Option<MessageId> {
-        let live = self.activities[activity].waiting as usize;
         let oldest = self.activities[activity].oldest.as_mut()?;
-        let waits = |messages: &crate::message::Messages<P>, seq, id| {
-            messages
-                .get(id, seq)
-                .is_some_and(|message| matches!(message.place(), Place::Lane | Place::Delayed))
-        };
-        if oldest.heap.len() > 4 * live + 64 {
-            oldest
-                .heap
-                .retain(|&Reverse((seq, id))| waits(&self.messages, seq, id));
-        }
         while let Some(Reverse((seq, id))) = oldest.heap.pop() {
             if waits(&self.messages, seq, id) {
                 return Some(id);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use compact_str::CompactString;
 
@@ -9,8 +10,8 @@ use crate::engine::{Engine, Outbox};
 use crate::events::Event;
 use crate::ids::GroupId;
 use crate::rate::Bucket;
-use crate::settings::Profile;
-use crate::{Points, Settings, Time};
+use crate::settings::{Profile, SizeBy};
+use crate::{Points, Strategy, Time};
 
 /// `lanes` can change only while nothing of the group waits or runs (rule C9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,12 +80,12 @@ impl<P> Engine<P> {
         let profile = Arc::new(profile.trimmed());
         if let Some(id) = known
             && self.groups[id].settings(&self.profile).lanes != profile.settings.lanes
-            && self.groups[id].activity.is_some()
+            && (self.groups[id].activity.is_some() || self.groups[id].inbox.group().waiting() > 0)
         {
             return Err(LanesInUse);
         }
         self.overrides.of(group).profile = Some(profile.clone());
-        self.intake.set_own_limits(group, &profile.settings);
+        self.expect_limits(group);
         if let Some(id) = known {
             let was = self.groups[id].settings(&self.profile).clone();
             let strategy = self.groups[id].strategy(&self.profile);
@@ -95,23 +96,50 @@ impl<P> Engine<P> {
             self.settings_changed(id, &was, strategy, out);
         }
         self.serve_line(group);
+        self.tell_configured(group, out);
+        Ok(())
+    }
+
+    /// Something was set for a group or somebody in it.
+    pub(crate) fn tell_configured(&self, group: &str, out: &mut Outbox<P>) {
         if self.observed {
             let (group, at) = (group.into(), self.now);
             out.events.push(Event::GroupConfigured { group, at });
         }
-        Ok(())
     }
 
-    /// The settings that a group goes by, or would if it were met now.
-    pub fn settings_of(&self, group: &str) -> &Settings {
-        if let Some(id) = self.known(group) {
-            return self.groups[id].settings(&self.profile);
-        }
+    /// The longest wait of a window in a group, whatever its size.
+    pub fn longest_wait(&self, group: &str) -> Duration {
         let own = self
             .overrides
             .find(group)
             .and_then(|own| own.profile.as_deref());
-        &own.unwrap_or(&self.profile).settings
+        let profile = own.unwrap_or(&self.profile);
+        let above = profile.bands.iter().map(|band| band.settings.max_wait);
+        above.fold(profile.settings.max_wait, Duration::max)
+    }
+
+    /// Size, strategy and mark of the band of a group that has not been met.
+    pub fn outlook(&self, group: &str) -> (u32, Strategy, u32) {
+        let own = self.overrides.find(group);
+        let size = match self.profile.settings.size_by {
+            SizeBy::Members => own.and_then(|own| own.members).unwrap_or(0),
+            SizeBy::Active => 0,
+        };
+        let profile = own.and_then(|own| own.profile.as_deref());
+        let profile = profile.unwrap_or(&self.profile);
+        let band = profile.band(0, size);
+        (size, profile.strategy_in(band), profile.mark(band))
+    }
+
+    /// A group that has not been met may hold as much as its band says.
+    pub(crate) fn expect_limits(&self, group: &str) {
+        let own = self.overrides.find(group);
+        let (_, _, mark) = self.outlook(group);
+        let profile = own.and_then(|own| own.profile.as_deref());
+        let profile = profile.unwrap_or(&self.profile);
+        let band = profile.bands.partition_point(|band| band.from <= mark) as u8;
+        self.intake.set_own_limits(group, profile.settings_in(band));
     }
 
     /// What a sender weighs in a group; 0 is what everybody else does. It outlives both, and may come
@@ -126,6 +154,7 @@ impl<P> Engine<P> {
     ) {
         self.catch_up_in(now, group, out);
         self.overrides.weigh(group, sender, weight);
+        self.tell_configured(group, out);
         self.scoring = self.scoring.wrapping_add(1);
     }
 

@@ -1,7 +1,7 @@
 //! How large a group is, and what that changes (rule O8).
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,9 +42,10 @@ impl Active {
         self.heap.len() as u32
     }
 
-    /// A sender is no longer remembered.
-    pub(crate) fn forget(&mut self, sender: SenderId) {
-        self.heap.retain(|&Reverse((_, other))| other != sender);
+    /// Those senders are no longer remembered.
+    pub(crate) fn forget(&mut self, gone: &HashSet<SenderId>) {
+        self.heap
+            .retain(|Reverse((_, sender))| !gone.contains(sender));
     }
 
     fn forget_silent(&mut self, now: Time, span: Duration, senders: &Senders) {
@@ -116,7 +117,10 @@ impl<P> Engine<P> {
         self.overrides.of(group).members = Some(members);
         if let Some(id) = known {
             self.room(id).members = Some(members);
+        } else {
+            self.expect_limits(group);
         }
+        self.tell_configured(group, out);
     }
 
     /// How large a group is now.

@@ -2,6 +2,7 @@
 
 use compact_str::CompactString;
 
+use crate::arrival::EVERYBODY;
 use crate::engine::{Engine, Outbox};
 use crate::ids::{ActivityId, MessageId};
 use crate::message::Kind;
@@ -54,7 +55,8 @@ impl<P> Engine<P> {
         let bypassing = self.bypass.iter().filter(|it| it.0 == id).count() as u64;
         let mut status = Status {
             paused: self.pauses.contains_key(&id),
-            senders: u64::from(self.groups[id].senders),
+            senders: u64::from(self.groups[id].senders)
+                - u64::from(self.senders.find(id, EVERYBODY).is_some()),
             context: u64::from(self.context_len(id)),
             retrying: self.held_in(id).map(|held| u64::from(held.messages)).sum(),
             waiting: beside + bypassing,

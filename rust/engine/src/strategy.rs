@@ -1,6 +1,6 @@
 //! What counts as served among the senders of a group, and between groups (rules O6, O7).
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use crate::engine::Engine;
 use crate::ids::{GroupId, SenderId};
@@ -64,12 +64,11 @@ impl LastMinute {
         Points::from_millionths((said * 1_000_000 / all).cast_signed()).max(Points::CALL)
     }
 
-    /// A sender is no longer remembered.
-    pub(crate) fn forget(&mut self, sender: SenderId, said: u32) {
-        if said > 0 {
-            self.senders -= 1;
-            self.messages.retain(|&(_, other)| other != sender);
-        }
+    /// Those senders are no longer remembered.
+    pub(crate) fn forget(&mut self, gone: &HashSet<SenderId>, senders: &Senders) {
+        self.messages.retain(|(_, sender)| !gone.contains(sender));
+        let spoke = gone.iter().filter(|&&id| senders[id].said > 0);
+        self.senders -= spoke.count() as u32;
     }
 
     fn forget_older(&mut self, now: Time, senders: &mut Senders) {
@@ -130,7 +129,13 @@ impl<P> Engine<P> {
 
     /// A call has ended that took so long: what it cost in time beyond the 1 it was charged, within
     /// its group and between groups.
-    pub(crate) fn corrections(&mut self, id: GroupId, micros: u64, done: bool) -> (Points, Points) {
+    pub(crate) fn corrections(
+        &mut self,
+        id: GroupId,
+        then: Strategy,
+        micros: u64,
+        done: bool,
+    ) -> (Points, Points) {
         let by_time = self.profile.settings.fair_by == FairBy::Time;
         let between = if by_time {
             self.calls.cost(micros).minus(Points::CALL)
@@ -142,7 +147,8 @@ impl<P> Engine<P> {
         }
         let group = &self.groups[id];
         let many = group.senders > 1;
-        if !group.profile(&self.profile).needs_calls(many) {
+        let needed = group.profile(&self.profile).needs_calls(many);
+        if !needed && then != Strategy::LoadBalanced {
             return (Points::ZERO, between);
         }
         let calls = self.room(id).calls.get_or_insert_default();

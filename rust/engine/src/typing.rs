@@ -5,6 +5,7 @@ use compact_str::CompactString;
 use crate::Time;
 use crate::deadlines::What;
 use crate::engine::{Engine, Outbox};
+use crate::events::Event;
 use crate::ids::{GroupId, LaneId};
 use crate::settings::Lanes;
 
@@ -12,6 +13,14 @@ impl<P> Engine<P> {
     /// A sender begins to type, goes on, or stops (rule W8).
     pub fn typing(&mut self, now: Time, group: &str, sender: &str, on: bool, out: &mut Outbox<P>) {
         self.catch_up_in(now, group, out);
+        if self.observed {
+            out.events.push(Event::SenderTyping {
+                group: group.into(),
+                sender: sender.into(),
+                at: self.now,
+                on,
+            });
+        }
         if !on {
             if let Some(group) = self.known(group) {
                 self.has_typed(group, sender, self.now, out);
@@ -24,16 +33,15 @@ impl<P> Engine<P> {
             .now
             .after(self.groups[id].settings(&self.profile).typing_expires);
         self.groups[id].last_at = self.groups[id].last_at.max(self.now);
-        let typing = &mut self.later(id).typing;
-        if let Some((_, before)) = typing.iter_mut().find(|(name, _)| name == sender) {
+        let later = self.later(id);
+        if let Some((_, before)) = later.typing.iter_mut().find(|(name, _)| name == sender) {
             *before = until;
+        } else if later.typing.len() == MOST_TYPING {
+            return;
         } else {
-            if typing.len() == MOST_TYPING {
-                typing.remove(0);
-            }
-            typing.push((CompactString::from(sender), until));
+            later.typing.push((CompactString::from(sender), until));
         }
-        self.remind(id, until, What::Typing, None);
+        self.expect_silence(id);
         if let Some(lane) = self.lane_named(id, sender) {
             if let Some(window) = self.lanes[lane].window_mut() {
                 window.hold();
@@ -81,6 +89,31 @@ impl<P> Engine<P> {
         for (sender, _) in silent {
             self.release_typed(group, &sender, at, out);
         }
+        self.later(group).typing_at = Time::NEVER;
+        self.expect_silence(group);
+    }
+
+    /// Looks again when the first of those who type may have stopped: one deadline for all of them,
+    /// which may be early.
+    fn expect_silence(&mut self, group: GroupId) {
+        let later = self.later(group);
+        let until = later.typing.iter().map(|(_, until)| *until).min();
+        if let Some(until) = until
+            && until < later.typing_at
+        {
+            later.typing_at = until;
+            self.remind(group, until, What::Typing, None);
+        }
+    }
+
+    /// Until when somebody types at the latest whose next message would go to the lane of `sender`.
+    pub(crate) fn types_until(&self, group: GroupId, sender: &str) -> Time {
+        let group = &self.groups[group];
+        let later = group.room.as_ref().and_then(|room| room.later.as_ref());
+        let typing = later.map_or(&[][..], |later| &later.typing);
+        let common = group.settings(&self.profile).lanes == Lanes::Group;
+        let theirs = typing.iter().filter(|(name, _)| common || name == sender);
+        theirs.map(|(_, until)| *until).max().unwrap_or(Time::ZERO)
     }
 
     /// The quiet period of their lane starts anew, unless somebody else still types.

@@ -217,6 +217,16 @@ impl Window {
         (!fits).then_some(ClosedBy::Size)
     }
 
+    /// The gap that cuts it.
+    pub(crate) fn max_gap(&self, current: &Settings) -> Option<Duration> {
+        self.settings.as_deref().unwrap_or(current).max_gap
+    }
+
+    /// Whether somebody's typing holds it, and the quiet period that follows.
+    pub(crate) fn held(&self) -> Option<Duration> {
+        (self.held && !self.due).then_some(self.span)
+    }
+
     /// Whether no further message can fit.
     pub(crate) fn is_full(&self, current: &Settings) -> bool {
         let settings = self.settings.as_deref().unwrap_or(current);

@@ -177,7 +177,7 @@ fn ordinary(value: &Bound<'_, PyAny>, error: PyErr, wrong: impl FnOnce() -> PyEr
 fn number(what: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
     let number = match value.cast_exact::<PyFloat>() {
         Ok(float) => float.value(),
-        Err(_) if value.is_instance_of::<PyBool>() => {
+        Err(_) if value.is_instance_of::<PyBool>() || is_time(value) => {
             return Err(wrong_type(what, value, "a number", ""));
         }
         Err(_) => match value.extract::<f64>() {
@@ -197,6 +197,12 @@ fn number(what: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
         )));
     }
     Ok(number)
+}
+
+/// Whether it is a time or a span of numpy's, which give their bare counts of whatever unit.
+fn is_time(value: &Bound<'_, PyAny>) -> bool {
+    let name = value.get_type().name();
+    name.is_ok_and(|name| name == "datetime64" || name == "timedelta64")
 }
 
 #[cold]

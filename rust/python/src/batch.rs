@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use chinwag_engine as engine;
-use chinwag_engine::{ClosedBy, Kind, Lanes, LeaseId, MessageName, Points, Size, Time};
+use chinwag_engine::{ClosedBy, Kind, Lanes, LeaseId, MessageName, Points, Seq, Size, Time};
 use compact_str::CompactString;
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -181,6 +181,17 @@ impl Batch {
             group: OnceLock::new(),
             messages: OnceLock::new(),
         }
+    }
+
+    /// Its messages by their place in the push order, those of its context too.
+    pub(crate) fn seqs(&self) -> impl Iterator<Item = u64> {
+        self.call.seqs()
+    }
+
+    /// The place in the push order of one of its messages.
+    pub(crate) fn seq(&self, number: u64) -> Option<Seq> {
+        let entry = self.entries().iter().find(|entry| entry.seq == number)?;
+        Some(Seq::from_u64(entry.seq))
     }
 
     pub(crate) fn lease_id(&self) -> LeaseId {

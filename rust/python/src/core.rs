@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use chinwag_engine as engine;
 use chinwag_engine::{
-    Accepted, Attempt, Engine, Intake, Outbox, Outcome, Refusal, Refused, Ticket, Time,
+    Accepted, Attempt, End, Ended, Engine, Failure, Intake, Outbox, Outcome, Refusal, Refused,
+    Ticket, Time,
 };
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -356,6 +357,14 @@ impl Core {
         arguments::name("group", group)
     }
 
+    /// Size, strategy and mark of the band of a group that has not been met.
+    fn _outlook(&self, group: &Bound<'_, PyAny>) -> PyResult<(u32, &'static str, u32)> {
+        let group = arguments::name("group", group)?;
+        let scheduler = lock(&self.usable()?.scheduler);
+        let (size, strategy, mark) = scheduler.engine.outlook(group);
+        Ok((size, strategy.name(), mark))
+    }
+
     fn _explain<'py>(
         &self,
         py: Python<'py>,
@@ -481,7 +490,7 @@ impl Core {
 
     /// A call ended. `reason`: None: it returned; `closed`: its messages are abandoned; otherwise why
     /// they are dead. Not followed by the next batch unless asked for `more`.
-    #[pyo3(signature = (batch, reason, outcome, more = false))]
+    #[pyo3(signature = (batch, reason, outcome, more = false, retry = false))]
     fn _end<'py>(
         &self,
         py: Python<'py>,
@@ -489,15 +498,61 @@ impl Core {
         reason: Option<&str>,
         outcome: Option<&Bound<'py, PyAny>>,
         more: bool,
+        retry: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let ending = match reason {
             None => Ending::Done,
             Some("closed") => Ending::Abandoned,
-            Some("error") => Ending::Dead("error"),
-            Some("cancelled") => Ending::Dead("cancelled"),
+            Some("error") => Ending::Failed("error", retry),
+            Some("cancelled") => Ending::Failed("cancelled", retry),
             Some(reason) => return Err(PyValueError::new_err(format!("reason={reason:?}"))),
         };
         self.inner()?.settle(py, batch.get(), ending, outcome, more)
+    }
+
+    /// A call returned that has given up on messages (each with what it failed of), or that wants to
+    /// be called again after so many seconds.
+    fn _part<'py>(
+        &self,
+        py: Python<'py>,
+        batch: &Bound<'py, Batch>,
+        result: &Bound<'py, PyAny>,
+        failures: Vec<(u64, Payload)>,
+        snooze_s: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let outcome = match snooze_s {
+            Some(span) => Outcome::Snoozed(arguments::seconds("seconds", span)?),
+            None => Outcome::Done,
+        };
+        let failures = failures.into_iter().filter_map(|(seq, error)| {
+            let seq = batch.get().seq(seq)?;
+            let error = Some(error);
+            Some(Failure { seq, error })
+        });
+        let ending = Ending::Parted(outcome, failures.collect());
+        self.inner()?
+            .settle(py, batch.get(), ending, Some(result), true)
+    }
+
+    /// Refuses what is no span of time.
+    fn _check_seconds(&self, seconds: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.inner()?;
+        arguments::seconds("seconds", seconds).map(|_| ())
+    }
+
+    /// From here on nothing interrupts the call; False: its lease is lost.
+    fn _commit(&self, batch: &Bound<'_, Batch>) -> PyResult<bool> {
+        let mut scheduler = lock(&self.inner()?.scheduler);
+        Ok(scheduler.engine.commit(batch.get().lease_id()).is_ok())
+    }
+
+    /// Calls to be asked to end, with the reason, or to be given up, with None.
+    fn _take_endings(&self) -> PyResult<Vec<(u64, Option<&'static str>)>> {
+        let endings = lock(&self.inner()?.scheduler).take_endings();
+        let endings = endings.into_iter();
+        Ok(endings
+            .map(|(lease, reason)| (lease.as_u64(), reason))
+            .collect())
     }
 
     /// When to look again, in microseconds of the queue's clock.
@@ -523,12 +578,14 @@ impl Core {
         Ok(self.inner()?.clock.is_manual())
     }
 
-    /// Whether nothing waits and nothing runs. Looks, and drains nothing.
+    /// Whether nothing waits, runs or retries. Looks, and drains nothing.
     fn _is_idle(&self) -> PyResult<bool> {
         let inner = self.inner()?;
         // In this order: what starts between the two is counted by both.
         let waiting = inner.intake.depth() + u64::from(inner.intake.bypassing());
-        Ok(waiting == 0 && lock(&inner.scheduler).running == 0)
+        let scheduler = lock(&inner.scheduler);
+        let engine = &scheduler.engine;
+        Ok(waiting == 0 && engine.running() == 0 && engine.held() == 0)
     }
 
     /// Whether nothing runs and only a pause holds what waits. After a `_next`.
@@ -566,7 +623,7 @@ impl Core {
             let calls = scheduler.engine.calls();
             let lost: Vec<_> = calls.filter(|lease| !kept.contains(lease)).collect();
             for &lease in &lost {
-                scheduler.end(|engine| engine.abandon_call(now, lease, &mut out));
+                let _ = scheduler.engine.abandon_call(now, lease, &mut out); // it was there just now
             }
             scheduler.keep_events(&mut out);
             lost.len()
@@ -619,7 +676,7 @@ impl Core {
             (ledger, engine.metrics().clone(), engine.oldest_at())
         })?;
         let figures = figures::metrics(py, &metrics)?;
-        figures.set_item("running", lock(&inner.scheduler).running)?;
+        figures.set_item("running", lock(&inner.scheduler).engine.running())?;
         figures.set_item("oldest_age_s", figures::age(now, oldest))?;
         let ledger = ledger.map_err(|what| error::imbalance(py, &what))?;
         figures.set_item("ledger", figures::ledger(py, &ledger)?)?;
@@ -692,7 +749,10 @@ impl Core {
 /// How a call ended.
 enum Ending {
     Done,
-    Dead(&'static str),
+    /// It returned, but has given up on some messages, or wants to be called again.
+    Parted(Outcome<Payload>, Vec<Failure<Payload>>),
+    /// In a word, and whether trying again may help.
+    Failed(&'static str, bool),
     Abandoned,
 }
 
@@ -804,9 +864,9 @@ impl Inner {
         Ok(Ok(receipt))
     }
 
-    /// The longest wait of a window in a group, as it is set now.
+    /// The longest wait of a window in a group, whatever its size.
     fn max_wait(&self, group: &str) -> Duration {
-        lock(&self.scheduler).engine.settings_of(group).max_wait
+        lock(&self.scheduler).engine.longest_wait(group)
     }
 
     /// The same for a row whose receipt nobody asked for.
@@ -849,6 +909,7 @@ impl Inner {
         admitted: Vec<Py<PyAny>>,
         outcome: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
+        die(py, &out.ended, outcome)?;
         self.receipts.end(py, &out.ended, outcome)?;
         receipts::resolve(py, admitted)
     }
@@ -906,22 +967,27 @@ impl Inner {
         let now = self.clock.now();
         let lease = batch.lease_id();
         let mut out = Outbox::default();
+        let over = matches!(ending, Ending::Done | Ending::Abandoned);
         let (next, turn, admitted) = {
             let mut scheduler = lock(&self.scheduler);
-            scheduler.end(|engine| match ending {
+            let engine = &mut scheduler.engine;
+            // A lease that is lost changes nothing: somebody has seen to its messages.
+            let _ = match ending {
                 Ending::Done => engine.settle(now, lease, Outcome::Done, &mut out),
-                Ending::Dead(reason) => engine.settle(
-                    now,
-                    lease,
-                    Outcome::Failed {
+                Ending::Parted(outcome, failures) => {
+                    engine.settle_with(now, lease, outcome, failures, &mut out)
+                }
+                Ending::Failed(reason, retry) => {
+                    let error = outcome.map(|outcome| outcome.clone().unbind());
+                    let outcome = Outcome::Failed {
                         reason,
-                        retry: false,
-                        error: None,
-                    },
-                    &mut out,
-                ),
+                        retry,
+                        error,
+                    };
+                    engine.settle(now, lease, outcome, &mut out)
+                }
                 Ending::Abandoned => engine.abandon_call(now, lease, &mut out),
-            });
+            };
             // On a manual clock whatever happens at one instant comes before its starts (rule T1).
             let turn = !more || self.clock.is_manual() || scheduler.slice.is_over(now);
             let next = if turn {
@@ -932,6 +998,9 @@ impl Inner {
             scheduler.keep_events(&mut out);
             (next, turn, scheduler.take_admitted())
         };
+        if !over {
+            self.receipts.rest(py, batch.seqs());
+        }
         self.tell(py, &out, admitted, outcome)?;
         match next {
             Some(call) => Ok(self.hand_out(py, call)?.into_any()),
@@ -1005,6 +1074,22 @@ impl Inner {
         };
         error::closed(py, reason, depth)
     }
+}
+
+/// Tells failures what is dead of them, and why.
+fn die(
+    py: Python<'_>,
+    ended: &[Ended<Payload>],
+    outcome: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    for message in ended.iter().filter(|message| message.end == End::Dead) {
+        let of_call = outcome.filter(|_| message.lease.is_some());
+        let own = message.error.as_ref().map(|error| error.bind(py));
+        if let Some(failure) = own.or(of_call) {
+            failure.call_method1("die", (message.seq.as_u64(), message.reason))?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether reference counts mean something: not in a build of Python without its global lock.

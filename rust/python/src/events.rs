@@ -184,6 +184,19 @@ fn object<'py>(module: &Bound<'py, PyModule>, event: &Event) -> PyResult<Bound<'
             until = until.map(seconds),
             reason = *reason
         ),
+        Event::SenderTyping {
+            group,
+            sender,
+            at,
+            on,
+        } => made!(
+            module,
+            "SenderTyping",
+            at = seconds(*at),
+            group = group.as_str(),
+            sender = sender.as_str(),
+            on = *on
+        ),
         Event::GroupConfigured { group, at } => made!(
             module,
             "GroupConfigured",

@@ -91,6 +91,11 @@ impl Message {
     }
 
     #[getter]
+    fn _seq(&self) -> u64 {
+        self.entry.seq
+    }
+
+    #[getter]
     fn real_time(&self) -> bool {
         self.entry.real_time
     }

@@ -48,6 +48,8 @@ enum Place {
     #[default]
     Waiting,
     Running,
+    /// Between two calls.
+    Retrying,
     Ended(Ending),
 }
 
@@ -94,8 +96,16 @@ impl Receipt {
 
     pub(crate) fn run(&self) {
         let mut told = lock(&self.told);
-        if matches!(told.place, Place::Waiting) {
+        if matches!(told.place, Place::Waiting | Place::Retrying) {
             told.place = Place::Running;
+        }
+    }
+
+    /// Its call is over; unless it ends with that, there will be another.
+    pub(crate) fn rest(&self) {
+        let mut told = lock(&self.told);
+        if matches!(told.place, Place::Running) {
+            told.place = Place::Retrying;
         }
     }
 
@@ -142,6 +152,7 @@ impl Receipt {
         match &lock(&self.told).place {
             Place::Waiting => "waiting",
             Place::Running => "running",
+            Place::Retrying => "retrying",
             Place::Ended(ending) => ending.end.name(),
         }
     }

@@ -87,13 +87,22 @@ impl Receipts {
 
     /// Messages whose call begins.
     pub(crate) fn run(&self, py: Python<'_>, seqs: impl Iterator<Item = u64>) {
+        self.each(py, seqs, Receipt::run);
+    }
+
+    /// Messages whose call is over, and that may not have ended with it.
+    pub(crate) fn rest(&self, py: Python<'_>, seqs: impl Iterator<Item = u64>) {
+        self.each(py, seqs, Receipt::rest);
+    }
+
+    fn each(&self, py: Python<'_>, seqs: impl Iterator<Item = u64>, tell: fn(&Receipt)) {
         let kept = lock(&self.kept);
         let Some(last) = self.open_last(py, &kept) else {
             return;
         };
         for seq in seqs {
             if let Some(receipt) = kept.find(last, seq) {
-                receipt.get().run();
+                tell(receipt.get());
             }
         }
     }
@@ -118,11 +127,13 @@ impl Receipts {
                 _ => kept.by_seq.remove(&seq),
             };
             if let Some(receipt) = receipt {
+                let error = message.error.as_ref().map(|error| error.clone_ref(py));
                 found.push((
                     receipt,
                     message.end,
                     message.reason,
                     message.lease.is_some(),
+                    error,
                 ));
             }
         }
@@ -131,12 +142,12 @@ impl Receipts {
         }
         drop(kept);
         let mut waiters = Vec::new();
-        for (receipt, end, reason, of_call) in &found {
-            let told = matches!(end, End::Done | End::Dead) && *of_call;
+        for (receipt, end, reason, of_call, error) in found {
+            let told = matches!(end, End::Done | End::Dead) && of_call;
             let outcome = outcome
                 .filter(|_| told)
                 .map(|outcome| outcome.clone().unbind());
-            waiters.append(&mut receipt.get().end(*end, reason, outcome));
+            waiters.append(&mut receipt.get().end(end, reason, error.or(outcome)));
         }
         resolve(py, waiters)
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chinwag_engine::{Engine, Event, LeaseLost, Outbox, Ticket, Time};
+use chinwag_engine::{Engine, Event, LeaseId, Outbox, Ticket, Time};
 use pyo3::prelude::*;
 
 use crate::batch::Call;
@@ -14,8 +14,8 @@ pub(crate) type Payload = Py<PyAny>;
 /// What the lock of a queue protects.
 pub(crate) struct Scheduler {
     pub(crate) engine: Engine<Payload>,
-    /// Calls that were handed out and not yet settled.
-    pub(crate) running: usize,
+    /// Calls that are to end and why, or that have lost their lease.
+    endings: Vec<(LeaseId, Option<&'static str>)>,
     /// What happened and nobody has been told yet, in the engine's order.
     events: Vec<Event>,
     /// What was too much to be kept until the loop gets to it.
@@ -29,7 +29,7 @@ impl Scheduler {
     pub(crate) fn new(engine: Engine<Payload>) -> Self {
         Self {
             engine,
-            running: 0,
+            endings: Vec::new(),
             events: Vec::new(),
             missed: 0,
             line: HashMap::new(),
@@ -45,18 +45,7 @@ impl Scheduler {
         out: &mut Outbox<Payload>,
     ) -> Option<Call> {
         let lease = self.engine.next(now, out)?;
-        self.running += 1;
         Call::of(py, lease, &self.engine.batch(lease)?)
-    }
-
-    /// Ends a call by `end`; false when it was ended already.
-    pub(crate) fn end(
-        &mut self,
-        end: impl FnOnce(&mut Engine<Payload>) -> Result<(), LeaseLost>,
-    ) -> bool {
-        let ended = end(&mut self.engine).is_ok();
-        self.running -= usize::from(ended);
-        ended
     }
 
     /// The futures of those in line who have been given a place.
@@ -72,11 +61,21 @@ impl Scheduler {
             .collect()
     }
 
-    /// Keeps what happened for the loop, up to a limit: it may be blocked.
+    /// Keeps what is for the loop; of what happened up to a limit, since it may be blocked.
     pub(crate) fn keep_events(&mut self, out: &mut Outbox<Payload>) {
         let room = MOST_EVENTS.saturating_sub(self.events.len());
         self.missed += out.events.len().saturating_sub(room) as u64;
         self.events.extend(out.events.drain(..).take(room));
+        let ending = out.ending.drain(..);
+        self.endings
+            .extend(ending.map(|(lease, reason)| (lease, Some(reason))));
+        self.endings
+            .extend(out.fenced.drain(..).map(|lease| (lease, None)));
+    }
+
+    /// Calls to be asked to end, or given up, since the last time.
+    pub(crate) fn take_endings(&mut self) -> Vec<(LeaseId, Option<&'static str>)> {
+        std::mem::take(&mut self.endings)
     }
 
     /// What happened since the last time, and how much of it was too much.

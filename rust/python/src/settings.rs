@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chinwag_engine::{
-    Band, FairBy, Keep, Lanes, Overflow, Points, Profile, Rate, Settings, Size, SizeBy, Strategy,
-    Weight,
+    Band, FairBy, Jitter, Keep, Lanes, Overflow, Points, Profile, Rate, Settings, Size, SizeBy,
+    Strategy, Weight,
 };
 use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::prelude::*;
@@ -88,7 +88,16 @@ fn settings(flat: &Bound<'_, PyDict>) -> PyResult<Settings> {
         ttl: flat.optional_span("ttl_s")?,
         context_limit: flat.value("context_limit")?,
         context_ttl: flat.span("context_ttl_s")?,
-        max_attempts: 1,
+        max_attempts: flat.value("max_attempts")?,
+        backoff: flat.span("backoff_s")?,
+        backoff_factor: flat.value("backoff_factor")?,
+        backoff_cap: flat.span("backoff_cap_s")?,
+        jitter: flat.word("jitter", &[("full", Jitter::Full), ("none", Jitter::None)])?,
+        retry_committed: flat.value("retry_committed")?,
+        split_failed: flat.value("split_failed")?,
+        handler_timeout: flat.optional_span("handler_timeout_s")?,
+        cancel_grace: flat.span("cancel_grace_s")?,
+        seed: flat.value("seed")?,
         max_concurrent: flat.value("max_concurrent")?,
         rate: flat.rate("rate")?,
         capacity: flat.value("capacity")?,
@@ -103,7 +112,6 @@ fn settings(flat: &Bound<'_, PyDict>) -> PyResult<Settings> {
         )?,
         size_window: flat.span("size_window_s")?,
         idle_group: flat.span("idle_group_s")?,
-        ..Settings::default()
     })
 }
 

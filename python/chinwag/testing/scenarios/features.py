@@ -29,7 +29,6 @@ MISSING: dict[str, str] = {
     "persistence": "a store and a restart from it",
     "reject": "on_busy='reject' (B)",
     "resume": "interrupted='resume' (B4)",
-    "retry": "max_attempts above 1 (F1)",
     "rollback": "on_busy='rollback' (H6)",
     "state": "ctx.save (H4)",
     "stop": "stop (C3)",

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from chinwag.testing.scenarios.features import MISSING
 from chinwag.testing.scenarios.format import Arrival, Json, Scenario
 
 Settings = dict[str, Any]
@@ -146,12 +145,11 @@ def _limits(config: Json) -> Settings:
 
 
 def _retry(retry: Json | None) -> Settings:
-    if "retry" in MISSING:
-        return {}  # a call that fails is not repeated, so there is no setting to say so
     retry = retry or {}
     made: Settings = {"max_attempts": retry.get("max_attempts", 1), "jitter": "none"}
     if backoffs := retry.get("backoff_ms"):
-        made |= {"backoff_s": backoffs[0] / 1000, "backoff_factor": 1}
+        factor = max(1, backoffs[1] / backoffs[0]) if len(backoffs) > 1 and backoffs[0] else 1
+        made |= {"backoff_s": backoffs[0] / 1000, "backoff_factor": factor}
     return made
 
 

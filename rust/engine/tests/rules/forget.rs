@@ -130,8 +130,8 @@ fn a_sender_is_remembered_while_a_group_lane_holds_their_messages() {
     let status = world.engine.status(at(100.0), "room", &mut world.out);
     assert_eq!(
         status.expect("known").senders,
-        3,
-        "bob, cid, and the lane they share: ann is forgotten"
+        2,
+        "bob and cid: ann is forgotten"
     );
 }
 

@@ -1,0 +1,223 @@
+"""Calls that fail: tried again, in halves, one by one, later, or dead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from chinwag import Batch, ConfigError, Context, DeadLetter, Dropped, LeaseLost, Queue
+from chinwag.testing import RecordingHandler
+from chinwag.testing.plugin import Run
+
+
+def test_a_failed_batch_comes_back_before_anything_newer(chinwag_run: Run) -> None:
+    handler = RecordingHandler[str](failures={"1": [OSError("down"), OSError("down"), None]})
+
+    async def body() -> None:
+        async with Queue(handler, jitter="none") as queue:
+            first = queue.put_nowait("room", "ann", "a", id="1")
+            await asyncio.sleep(0.5)
+            assert first.state == "retrying"
+            assert queue.check().retrying == 1
+            assert [batch.waits_for for batch in queue.explain("room").waiting] == ["backoff"]
+            queue.put_nowait("room", "ann", "b")
+            await first
+            await queue.join()
+
+    chinwag_run(body)
+    assert [(call.started, call.payloads) for call in handler.calls] == [
+        (0, ["a"]),
+        (1, ["a"]),
+        (3, ["a"]),
+        (3, ["b"]),
+    ]
+
+
+def test_what_fails_for_good_is_kept_and_can_be_tried_again(chinwag_run: Run) -> None:
+    handler = RecordingHandler[str](failures={"1": [OSError("down"), None]})
+    told: list[tuple[list[str], str, int]] = []
+
+    async def body() -> None:
+        queue = Queue(handler, max_attempts=1)
+
+        @queue.on_error
+        def tell(batch: Batch[str], error: BaseException | None, attempt: int) -> None:
+            told.append((batch.payloads, str(error), attempt))
+
+        async with queue:
+            receipt = queue.put_nowait("room", "ann", "a", id="1", rank=2)
+            with pytest.raises(Dropped, match="dead") as caught:
+                await receipt
+            assert isinstance(caught.value.__cause__, OSError)
+            (letter,) = queue.dead
+            assert (letter.message.payload, letter.attempts, letter.reason) == ("a", 1, "error")
+            assert isinstance(letter.error, OSError)
+            await queue.dead.retry(letter)
+            assert len(queue.dead) == 0
+            with pytest.raises(ValueError, match="not here any more"):
+                queue.dead.retry(letter)
+        assert queue.check().done == 1
+
+    chinwag_run(body)
+    assert told == [(["a"], "down", 1)]
+    assert handler.calls[1].batch[0].rank == 2
+
+
+def test_dead_letters_are_bounded(chinwag_run: Run) -> None:
+    handler = RecordingHandler[str](failures={str(n): OSError() for n in range(5)})
+
+    async def body() -> None:
+        async with Queue(handler, max_attempts=1, max_batch=1, dead_limit=2) as queue:
+            for n in range(5):
+                queue.put_nowait("room", "ann", "a", id=str(n))
+            await queue.join()
+            kept: Sequence[DeadLetter[str]] = list(queue.dead)
+            assert [letter.message.id for letter in kept] == ["3", "4"]
+            assert queue.dead.dropped == 3
+            assert queue.dead.drop(kept[0])
+            assert queue.dead.clear() == 1
+
+    chinwag_run(body)
+
+
+@pytest.mark.parametrize(
+    ("settings", "calls"),
+    [
+        ({"no_retry": (OSError,)}, 1),
+        ({"no_retry": KeyError}, 3),
+        ({"retry_if": lambda error: "up" in str(error)}, 1),
+        ({"retry_if": lambda error: 1 / 0}, 3),
+    ],
+)
+def test_some_failures_are_not_worth_another_attempt(
+    chinwag_run: Run, settings: dict[str, Any], calls: int
+) -> None:
+    handler = RecordingHandler[str](failures={"1": OSError("down")})
+
+    async def body() -> None:
+        async with Queue(handler, **settings) as queue:
+            queue.put_nowait("room", "ann", "a", id="1")
+            await queue.join()
+            assert queue.check().dead == 1
+
+    chinwag_run(body)
+    assert len(handler.calls) == calls
+
+
+def test_a_handler_gives_up_on_one_message(chinwag_run: Run) -> None:
+    calls: list[list[str]] = []
+
+    async def handle(batch: Batch[str], ctx: Context) -> str:
+        calls.append(batch.payloads)
+        for message in batch:
+            if message.payload == "bad":
+                ctx.fail(message, ValueError("bad"))
+        return "ok"
+
+    async def body() -> None:
+        async with Queue(handle, max_attempts=2) as queue:
+            receipts = [queue.put_nowait("room", "ann", text) for text in ("a", "bad", "b")]
+            assert await receipts[0] == await receipts[2] == "ok"
+            with pytest.raises(Dropped, match="failed") as caught:
+                await receipts[1]
+            assert isinstance(caught.value.__cause__, ValueError)
+            (letter,) = queue.dead
+            assert (letter.message.payload, letter.attempts) == ("bad", 2)
+
+    chinwag_run(body)
+    assert calls == [["a", "bad", "b"], ["bad"]]
+
+
+def test_a_batch_snoozes(chinwag_run: Run) -> None:
+    started: list[tuple[float, int]] = []
+
+    async def handle(batch: Batch[str], ctx: Context) -> None:
+        started.append((asyncio.get_running_loop().time(), ctx.attempt))
+        if len(started) == 1:
+            ctx.snooze(30)
+
+    async def body() -> None:
+        async with Queue(handle) as queue:
+            await queue.put_nowait("room", "ann", "a")
+
+    chinwag_run(body)
+    assert started == [(0, 1), (30, 1)]
+
+
+def test_after_commit_a_failure_is_final(chinwag_run: Run) -> None:
+    kept: list[Context] = []
+
+    async def handle(batch: Batch[str], ctx: Context) -> None:
+        ctx.commit()
+        kept.append(ctx)
+        raise OSError
+
+    async def body() -> None:
+        async with Queue(handle) as queue:
+            with pytest.raises(Dropped, match="committed"):
+                await queue.put_nowait("room", "ann", "a")
+
+    chinwag_run(body)
+    (ctx,) = kept
+    for late in (ctx.commit, lambda: ctx.snooze(1)):
+        with pytest.raises(LeaseLost):
+            late()
+
+
+def test_a_slow_call_is_cancelled_and_tried_again(chinwag_run: Run) -> None:
+    ends: list[str | None] = []
+
+    async def handle(batch: Batch[str], ctx: Context) -> str:
+        try:
+            await asyncio.sleep(100 if ctx.attempt == 1 else 1)
+        except asyncio.CancelledError:
+            ends.append(ctx.ending)
+            raise
+        return "in time"
+
+    async def body() -> None:
+        async with Queue(handle, handler_timeout_s=10, jitter="none") as queue:
+            assert await queue.put_nowait("room", "ann", "a") == "in time"
+            assert asyncio.get_running_loop().time() == 12
+
+    chinwag_run(body)
+    assert ends == ["timeout"]
+
+
+def test_a_call_that_will_not_end_loses_its_batch(
+    chinwag_run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = 0
+
+    async def handle(batch: Batch[str], ctx: Context) -> str:
+        nonlocal calls
+        calls += 1
+        mine = calls
+        for _ in range(3 if mine == 1 else 0):
+            try:
+                await asyncio.sleep(20)
+            except asyncio.CancelledError:
+                continue
+        return f"call {mine}"
+
+    async def body() -> None:
+        queue = Queue(handle, handler_timeout_s=10, cancel_grace_s=5, jitter="none")
+        async with queue:
+            receipt = queue.put_nowait("room", "ann", "a")
+            assert await receipt == "call 2"
+            await asyncio.sleep(100)
+            queue.check()
+
+    with caplog.at_level(logging.WARNING, "chinwag"):
+        chinwag_run(body)
+    assert "has not ended 5 s after it was asked to (timeout)" in caplog.text
+
+
+@pytest.mark.parametrize("given", ["ValueError", (ValueError, 7), int])
+def test_no_retry_takes_exceptions(given: object) -> None:
+    with pytest.raises(ConfigError, match="no_retry="):
+        Queue(no_retry=given)

@@ -396,7 +396,7 @@ def test_payloads_are_handed_over_as_they_are(chinwag_run: Run) -> None:
             with pytest.raises(TypeError, match="rank: must not be times"):
                 queue.put_many(["room"] * 2, ["ann"] * 2, [1, 2], rank=times)
             with pytest.raises(TypeError, match=r"ttl_s=.*must be a number"):
-                queue.put_nowait("room", "ann", 1, ttl_s=np.timedelta64(5, "ns"))
+                queue.put_nowait("room", "ann", 1, ttl_s=np.timedelta64(5, "ns"))  # type: ignore[arg-type]
             await queue.join()
 
     chinwag_run(body)

@@ -379,6 +379,23 @@ impl<P> Engine<P> {
             && lane
                 .window_mut()
                 .is_some_and(|window| window.call_ended(self.now, alone, settings));
+        let came_now = |window: &Window| window.last() == self.now;
+        if let Some(opened) = self.lanes[id].opened()
+            && self.lanes[id].window().is_some_and(came_now)
+        {
+            // What came at this very instant has not found the lane busy (rule T1).
+            let late: Vec<_> = self
+                .messages
+                .window(opened)
+                .filter(|&message| self.messages[message].at == self.now)
+                .collect();
+            for message in late {
+                self.messages[message].unset(Flag::FoundBusy);
+                if self.lanes[id].head() == Some(message) {
+                    self.messages[message].set(Flag::FoundIdle);
+                }
+            }
+        }
         if due {
             self.close_window(id, ClosedBy::Busy, out);
         }

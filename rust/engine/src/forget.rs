@@ -112,7 +112,8 @@ impl<P> Engine<P> {
             && group.inbox.group().waiting() == 0
             && !self.pauses.contains_key(&id)
             && !self.line.holds(&group.inbox)
-            && !self.runs_beside(id);
+            && !self.runs_beside(id)
+            && self.bypass.iter().all(|it| it.0 != id);
         idle && {
             let mut ids = group.inbox.group().ids();
             if ids

@@ -104,6 +104,8 @@ pub(crate) struct Window {
     own_quiet: bool,
     /// Somebody types: the quiet period does not end.
     held: bool,
+    /// When somebody last stopped typing: it starts anew then.
+    released: Time,
     due: bool,
     /// Those under which it was opened, once its group goes by others.
     settings: Option<Arc<Settings>>,
@@ -145,6 +147,7 @@ impl Window {
             earlier: None,
             own_quiet: false,
             held: false,
+            released: Time::ZERO,
             due: true,
             settings: None,
         }
@@ -191,6 +194,9 @@ impl Window {
         if let (true, Some(ended)) = (left.after_call, call_ended) {
             left = Quiet::at(ended, ClosedBy::Busy);
         }
+        if left.by == ClosedBy::Quiet && self.released > Time::ZERO {
+            left.at = left.at.max(self.released.after(span));
+        }
         let after_call = left.after_call || self.quiet.after_call;
         if left.at < self.quiet.at {
             self.quiet = left;
@@ -215,6 +221,11 @@ impl Window {
             .max_batch
             .is_none_or(|max_batch| self.size.plus(next.size) <= max_batch);
         (!fits).then_some(ClosedBy::Size)
+    }
+
+    /// When its last message came.
+    pub(crate) fn last(&self) -> Time {
+        self.last
     }
 
     /// The gap that cuts it.
@@ -278,6 +289,7 @@ impl Window {
         let held = std::mem::take(&mut self.held);
         if held {
             self.quiet.at = now.after(self.span);
+            self.released = now;
         }
         held
     }

@@ -943,8 +943,12 @@ def _for_a_band(settings: Mapping[str, Any]) -> dict[str, Setting]:
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Setting]:
     """Read the values of settings by themselves, in the order of the configuration."""
-    parts = _parts(settings)
-    return {key: getattr(parts[_part_of(key)], key) for key in _keys() if key in settings}
+    read: dict[str, Setting] = {}
+    for part in _PARTS.values():
+        if given := {key: settings[key] for key in part.__dataclass_fields__ if key in settings}:
+            made = part(**given)
+            read.update((key, getattr(made, key)) for key in given)
+    return read
 
 
 def _without(band: Band, settings: Mapping[str, Any]) -> Band:

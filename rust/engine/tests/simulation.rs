@@ -8,17 +8,19 @@
 
 mod model;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
 use chinwag_engine::{
-    End, Engine, Event, Intake, Kind, Lanes, LeaseId, MessageName, Options, Outbox, Outcome,
-    Points, Profile, Settings, Size, Strategy, Time,
+    Accepted, Attempt, End, Engine, Event, Intake, Kind, LeaseId, MessageName, Options, Outbox,
+    Outcome, Points, Refused, Size, Ticket, Time,
 };
-use model::script::{Ending, Op, Push, Step, World, as_code, at, plainer, push, us};
-use model::{Call, Flaw, Gone, Micros, Model, NEVER, micros};
+use model::dice::{Dice, known_to_hold};
+use model::script::{Ending, Op, Push, Step, World, as_code, at, plainer, us};
+use model::seen::{Running, Seen};
+use model::{Call, Flaw, Gone, Micros, Model, NEVER};
 
 #[test]
 fn engine_follows_the_rules() {
@@ -59,6 +61,18 @@ fn planted_mistakes_are_found_and_cut_down() {
         (Flaw::IdleEarns, 12),
         (Flaw::CountsWhatRuns, 4),
         (Flaw::LimitsExclude, 5),
+        (Flaw::TtlExcludes, 4),
+        (Flaw::DropsNewest, 6),
+        (Flaw::IgnoresAging, 6),
+        (Flaw::IgnoresWeight, 12),
+        (Flaw::IgnoresTime, 12),
+        (Flaw::LatestExtends, 5),
+        (Flaw::TypingProlongs, 5),
+        (Flaw::BypassTakesContext, 4),
+        (Flaw::IgnoresHysteresis, 12),
+        (Flaw::ForgetsLine, 6),
+        (Flaw::IgnoresRates, 5),
+        (Flaw::StaysCut, 6),
     ] {
         let failure = (0..5_000).find_map(|seed| simulate(seed, Some(flaw)).err());
         let failure = failure.unwrap_or_else(|| panic!("{flaw:?} was not noticed"));
@@ -136,6 +150,9 @@ struct Simulation {
     /// Running calls, oldest first, with the model's number for each.
     running: Vec<(LeaseId, u64)>,
     ended: Vec<LeaseId>,
+    /// Those who wait for room, with the model's number for each and whether they have a place.
+    tickets: Vec<(Ticket, u64, String, bool)>,
+    queued_up: bool,
     /// The owner sleeps: the next push must wake it. Not known after other calls than polls.
     sleeps: Option<bool>,
     seen: Seen,
@@ -143,15 +160,13 @@ struct Simulation {
 
 impl Simulation {
     fn new(world: &World, flaw: Option<Flaw>) -> Self {
-        let mut engine = Engine::new(Profile::always(
-            world.settings.clone(),
-            Strategy::RoundRobin,
-        ));
+        let world = &known_to_hold(world.clone());
+        let mut engine = Engine::new(world.profiles[0].clone());
         engine.observe(true);
         Self {
             intake: engine.intake(),
             engine,
-            model: Model::new(world.settings.clone(), flaw),
+            model: Model::new(world.profiles[0].clone(), flaw),
             world: world.clone(),
             out: Outbox::default(),
             now: 0,
@@ -159,18 +174,21 @@ impl Simulation {
             next_label: 0,
             running: Vec::new(),
             ended: Vec::new(),
+            tickets: Vec::new(),
+            queued_up: false,
             sleeps: Some(true),
-            seen: Seen::default(),
+            seen: Seen::new(world),
         }
     }
 
     fn step(&mut self, step: &Step) -> Result<(), String> {
         (self.at, self.now) = (step.at, self.now.max(step.at));
         let backwards = step.at < self.now;
+        self.seen.went_back |= backwards || step.op == Op::Close;
         let now = Time::from_micros(self.at);
         let (mut starts, mut polled) = (Vec::new(), false);
         match &step.op {
-            Op::Push(push) => self.push(push)?,
+            Op::Push(push) => self.push(push, None)?,
             Op::Poll => {
                 self.engine.poll(now, &mut self.out);
                 starts = self.model.poll(self.at);
@@ -188,6 +206,73 @@ impl Simulation {
             Op::Settle { call, well } => self.settle(*call, *well)?,
             Op::AbandonCall { call } => self.abandon_call(*call)?,
             Op::SettleAgain { call } => self.settle_again(*call)?,
+            // With the group and the queue full, the engine would let it through to be refused.
+            Op::QueueUp { .. } if self.world.drops_newest_of_all() => {}
+            Op::QueueUp { group } => {
+                let ticket = self.engine.queue_up(now, group, &mut self.out);
+                let number = self.model.queue_up(self.at, group);
+                self.tickets.push((ticket, number, group.clone(), false));
+                self.queued_up = true;
+            }
+            Op::PushWith { ticket, push } => {
+                let mut placed = (0..self.tickets.len()).filter(|at| self.tickets[*at].3);
+                let count = placed.clone().count();
+                if let Some(at) = placed.nth(ticket % count.max(1)) {
+                    let (ticket, number, group, _) = self.tickets.remove(at);
+                    let mut push = Push {
+                        group,
+                        ..push.clone()
+                    };
+                    // Nobody waits for room who needs none.
+                    (push.wish.context, push.wish.bypass) = (false, false);
+                    self.push(&push, Some((ticket, number)))?;
+                }
+            }
+            Op::Leave { ticket } => {
+                if !self.tickets.is_empty() {
+                    let (ticket, number, ..) = self.tickets.remove(ticket % self.tickets.len());
+                    self.engine.leave_line(ticket);
+                    self.model.leave(number);
+                }
+            }
+            Op::MakeRoom => self.make_room()?,
+            Op::Close => {
+                self.engine.close(now, &mut self.out);
+                self.model.close(self.at);
+            }
+            Op::Abandon => {
+                self.engine.abandon(now, &mut self.out);
+                self.model.abandon(self.at);
+            }
+            Op::Look { group } => self.look(group)?,
+            control => self.control(control)?,
+        }
+        if !matches!(
+            step.op,
+            Op::Push(_) | Op::PushWith { .. } | Op::Leave { .. } | Op::Poll | Op::Next
+        ) {
+            self.sleeps = None;
+        }
+        self.compare_admitted()?;
+        if polled {
+            self.sleeps = Some(true);
+        }
+        self.compare_ends()?;
+        if polled {
+            self.compare_at_rest()?;
+            self.seen.nothing_overdue(self.model.now())?;
+            self.seen.nothing_too_much(self.model.now())?;
+        }
+        if self.world.watched || polled || backwards {
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// C, W8, O3, O8: what is asked for from outside.
+    fn control(&mut self, op: &Op) -> Result<(), String> {
+        let now = Time::from_micros(self.at);
+        match op {
             Op::Pause { group, span } => {
                 let group = group.as_deref();
                 let changed = self.engine.pause(now, group, span.map(us), &mut self.out);
@@ -217,77 +302,196 @@ impl Simulation {
                     self.model.flush(self.at, group, sender.as_deref()),
                 )?;
             }
-            Op::Close => {
-                self.engine.close(now, &mut self.out);
-                self.model.close(self.at);
+            Op::Withdraw { group, id } => {
+                let done = self.engine.withdraw(now, group, id, &mut self.out);
+                same("withdraw", done, self.model.withdraw(self.at, group, id))?;
             }
-            Op::Abandon => {
-                self.engine.abandon(now, &mut self.out);
-                self.model.abandon(self.at);
+            Op::Edit { group, id } => self.edit(group, id)?,
+            Op::Typing { group, sender, on } => {
+                self.engine.typing(now, group, sender, *on, &mut self.out);
+                self.model.typing(self.at, group, sender, *on);
             }
-            Op::Look { group } => self.look(group)?,
-        }
-        if !matches!(step.op, Op::Push(_) | Op::Poll | Op::Next) {
-            self.sleeps = None;
-        }
-        if polled {
-            self.sleeps = Some(true);
-            self.compare_at_rest()?;
-        }
-        self.compare_ends()?;
-        if self.world.watched || polled || backwards {
-            self.check()?;
+            Op::SetMembers { group, members } => {
+                self.engine.set_members(now, group, *members, &mut self.out);
+                self.model.set_members(self.at, group, *members);
+            }
+            Op::SetSender {
+                group,
+                sender,
+                weight,
+            } => {
+                self.engine
+                    .set_sender(now, group, sender, *weight, &mut self.out);
+                self.model.set_sender(self.at, group, sender, *weight);
+            }
+            Op::Configure { group, profile } => {
+                let at = profile % self.world.profiles.len();
+                let profile = self.world.profiles[at].clone();
+                let done = self
+                    .engine
+                    .configure(now, group, profile.clone(), &mut self.out);
+                let expected = self.model.configure(self.at, group, profile);
+                same("configure", done.is_ok(), expected)?;
+                if expected {
+                    self.seen.configured.insert(group.clone(), at);
+                }
+            }
+            _ => {}
         }
         Ok(())
     }
 
-    fn push(&mut self, push: &Push) -> Result<(), String> {
+    fn push(&mut self, push: &Push, ticket: Option<(Ticket, u64)>) -> Result<(), String> {
         let label = self.next_label;
         self.next_label += 1;
+        match self.try_push(push, ticket, label, Attempt::First)? {
+            Err(refused) if refused.stale => {
+                // A drain may make room; the second answer counts.
+                self.make_room()?;
+                let answer = self.try_push(push, None, label, Attempt::Last)?;
+                if answer.is_ok_and(|accepted| accepted.crowded) {
+                    self.make_room()?;
+                }
+            }
+            Ok(accepted) if accepted.crowded => self.make_room()?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Pushes both ways; the answers must be the same.
+    fn try_push(
+        &mut self,
+        push: &Push,
+        ticket: Option<(Ticket, u64)>,
+        label: u64,
+        attempt: Attempt,
+    ) -> Result<Result<Accepted, Refused<u64>>, String> {
         let wish = push.wish.clone();
         let options = Options {
             id: wish.id.as_deref().map(Into::into),
+            at: wish.at.map(Time::from_micros),
             size: wish.size,
             batch_key: wish.key.as_deref().map(Into::into),
             quiet: wish.quiet.map(us),
             flush: wish.flush,
             standalone: wish.standalone,
-            ..Options::default()
+            real_time: wish.real_time,
+            rank: wish.rank,
+            context: wish.context,
+            bypass: wish.bypass,
+            ttl: wish.ttl.map(us),
+            delay: wish.delay.map(us),
         };
         let now = Time::from_micros(self.at);
-        let verdict = self
-            .intake
-            .push(now, &push.group, &push.sender, label, options);
+        let (group, sender) = (push.group.as_str(), push.sender.as_str());
+        let verdict = match ticket {
+            Some((ticket, _)) => self
+                .engine
+                .push_with(now, ticket, group, sender, label, options),
+            None => self
+                .intake
+                .push_as(attempt, now, group, sender, label, options),
+        };
+        if let Ok(accepted) = &verdict
+            && !self.queued_up
+        {
+            same(
+                "sequence number",
+                accepted.seq.as_u64(),
+                self.model.next_seq,
+            )?;
+        } else if let Ok(accepted) = &verdict {
+            // A place that is kept has a number as well.
+            self.model.next_seq = self.model.next_seq.max(accepted.seq.as_u64());
+        }
+        let number = ticket.map(|(_, number)| number);
         let expected = self
             .model
-            .push(self.at, label, &push.group, &push.sender, wish);
-        match (verdict, expected) {
-            (Ok(accepted), Ok(seq)) => {
-                same("sequence number", accepted.seq.as_u64(), seq)?;
+            .push(self.at, label, (group, sender), wish, number);
+        match (&verdict, expected) {
+            (Ok(accepted), Ok(expected)) => {
+                same("sequence number", accepted.seq.as_u64(), expected.seq)?;
+                same("evicted at once", accepted.evicted, expected.evicted)?;
+                // A drain too many does no harm.
+                let crowded = accepted.crowded || expected.crowded;
+                same("crowded", accepted.crowded, crowded)?;
                 if let Some(sleeps) = self.sleeps {
                     same("wake", accepted.wake, sleeps)?;
                 }
                 self.sleeps = self.sleeps.map(|_| false);
-                self.seen.accept(label, seq, push, self.now);
-                Ok(())
+                self.seen.accept(
+                    label,
+                    expected.seq,
+                    push,
+                    (self.at, self.now),
+                    expected.evicted,
+                )?;
             }
-            (Err(refused), Err(reasons)) => {
+            (Err(refused), Err(no)) => {
                 same("payload handed back", refused.payload, label)?;
-                self.seen.refused += 1;
+                // A push that is told to try once more has not been refused.
+                self.seen.refused += u64::from(!refused.stale);
                 let answer = (refused.reason, refused.depth);
-                if reasons.contains(&answer) {
-                    Ok(())
-                } else {
-                    Err(format!(
+                if !no.reasons.contains(&answer) {
+                    let reasons = no.reasons;
+                    return Err(format!(
                         "refused with {answer:?}, the rules say {reasons:?}"
-                    ))
+                    ));
                 }
+                // It may be told to try once more in vain, but not only once where a drain helps.
+                let again = refused.stale && attempt == Attempt::First;
+                same(
+                    "stale",
+                    again,
+                    again || no.stale && attempt == Attempt::First,
+                )?;
             }
             (verdict, expected) => {
+                let verdict = verdict.as_ref();
                 let verdict = verdict.map_err(|refused| (refused.reason, refused.depth));
-                Err(format!("push gave {verdict:?}, the rules say {expected:?}"))
+                return Err(format!("push gave {verdict:?}, the rules say {expected:?}"));
             }
         }
+        Ok(verdict)
+    }
+
+    fn make_room(&mut self) -> Result<(), String> {
+        self.engine
+            .make_room(Time::from_micros(self.at), &mut self.out);
+        self.model.make_room(self.at);
+        self.sleeps = None;
+        self.compare_ends()
+    }
+
+    /// A6: the same are given a place, in the same order.
+    fn compare_admitted(&mut self) -> Result<(), String> {
+        let got = self.engine.take_admitted();
+        let known = |ticket: &Ticket| self.tickets.iter().find(|it| it.0 == *ticket);
+        let got: Vec<_> = got.iter().map(|it| known(it).map(|it| it.1)).collect();
+        let held: BTreeSet<_> = self.tickets.iter().map(|it| it.1).collect();
+        let want = self.model.take_admitted().into_iter();
+        let want: Vec<_> = want.filter(|it| held.contains(it)).map(Some).collect();
+        same("given a place", &got, &want)?;
+        for ticket in &mut self.tickets {
+            ticket.3 |= want.contains(&Some(ticket.1));
+        }
+        Ok(())
+    }
+
+    fn edit(&mut self, group: &str, id: &str) -> Result<(), String> {
+        let label = self.next_label;
+        self.next_label += 1;
+        let now = Time::from_micros(self.at);
+        let done = self.engine.edit(now, group, id, label, &mut self.out);
+        let expected = self.model.edit(self.at, group, id, label);
+        let replaced = std::mem::take(&mut self.out.replaced);
+        same("edited", done, expected.map(|_| ()).ok_or(label))?;
+        same("replaced", replaced, expected.into_iter().collect())?;
+        if let Some(old) = expected {
+            self.seen.rename(old, label);
+        }
+        Ok(())
     }
 
     fn settle(&mut self, call: usize, well: bool) -> Result<(), String> {
@@ -382,7 +586,8 @@ impl Simulation {
                 .engine
                 .batch(lease)
                 .ok_or("a started lease has no batch")?;
-            if !call.closed_by.contains(&batch.closed_by()) {
+            same("bypass", batch.is_bypass(), call.bypass)?;
+            if !call.bypass && !call.closed_by.contains(&batch.closed_by()) {
                 let (got, want) = (batch.closed_by(), &call.closed_by);
                 return Err(format!("closed by {got:?}, the rules allow {want:?}"));
             }
@@ -393,38 +598,51 @@ impl Simulation {
                 call.started_at,
             )?;
             same("len", batch.len(), call.messages.len())?;
+            if !call.bypass {
+                let total = i128::from(batch.score().total().as_millionths());
+                same("score", total, call.score)?;
+            }
+            let evicted: Vec<_> = batch.evicted().iter().cloned().map(name_of).collect();
+            same("evicted", &evicted, &call.evicted)?;
+            let context: Vec<_> = batch.context().map(|message| *message.payload).collect();
+            let expected: Vec<_> = call.context.iter().map(|message| message.label).collect();
+            same("context", &context, &expected)?;
             for (got, want) in batch.messages().zip(&call.messages) {
-                same("kind of a message", got.kind, want.kind)?;
+                same("kind of a message", got.kind, want.kind())?;
                 same("arrived_at", got.arrived_at.as_micros(), want.arrived_at)?;
                 same("sequence number", got.seq.as_u64(), want.seq)?;
                 same("sender", got.sender.as_str(), want.sender.as_str())?;
+                same("real_time", got.real_time, want.wish.real_time)?;
+                same("rank", got.rank, want.wish.rank)?;
+                let known = (got.arrived_at.as_micros(), call.started_at);
+                self.seen.in_time(want.label, known)?;
             }
             let labels = call.messages.iter().map(|message| message.label).collect();
             self.running.push((lease, call.number));
-            self.seen.start(&self.world.settings, lease, labels)?;
+            self.seen.start(lease, labels, context, call.bypass)?;
         }
         Ok(())
     }
 
     /// After a poll that left nothing to do.
     fn compare_at_rest(&mut self) -> Result<(), String> {
-        same(
-            "wake_at",
-            self.engine.wake_at().as_micros(),
-            self.model.wake_at(),
-        )?;
+        // It may want to look earlier than it must, but not at once.
+        let (wake, must) = (self.engine.wake_at().as_micros(), self.model.wake_at());
+        if wake > must || wake <= self.model.now() {
+            return Err(format!("wakes at {wake}, must by {must}"));
+        }
         if self.model.closed {
             same("stuck", self.engine.stuck(), self.model.stuck())?;
         }
-        self.seen
-            .nothing_overdue(&self.world.settings, self.model.now())
+        Ok(())
     }
 
     /// The same messages ended, in the same way; groups are forgotten only when nobody can tell.
     fn compare_ends(&mut self) -> Result<(), String> {
         let mut got = Vec::new();
         for ended in self.out.ended.drain(..) {
-            self.seen.end_message(ended.payload, ended.end)?;
+            self.seen
+                .end_message(ended.payload, ended.end, self.model.now())?;
             let reason = if ended.end == End::Done {
                 ""
             } else {
@@ -463,7 +681,7 @@ impl Simulation {
         )?;
         let status = self.engine.status(now, group, &mut self.out);
         let groups = self.engine.groups(now, &mut self.out);
-        self.hear()?;
+        self.compare_ends()?;
         let known = self.model.groups();
         let groups: Vec<_> = groups
             .iter()
@@ -516,8 +734,8 @@ impl Simulation {
                 .audit(now, &mut self.out)
                 .map_err(|it| it.to_string())?;
         }
-        self.hear()?;
-        let running: usize = self.seen.running.values().map(Vec::len).sum();
+        self.compare_ends()?;
+        let running = self.seen.running.values().map(Running::len).sum::<usize>();
         let sums = [
             ledger.accepted,
             ledger.waiting,
@@ -531,7 +749,9 @@ impl Simulation {
             [self.seen.accepted, waiting, running as u64, 0],
         )?;
         same("ends so far", ledger.ended, self.seen.ended)?;
-        same("depth", self.intake.depth(), waiting)
+        // Places that are kept for somebody are taken.
+        let places = self.model.places(None);
+        same("depth", self.intake.depth(), self.seen.depth(None) + places)
     }
 
     /// Nothing is left when nothing holds it.
@@ -544,14 +764,14 @@ impl Simulation {
                 self.step(&at(self.now, Op::Resume { group }))?;
             }
         }
-        for _ in 0..10_000 {
+        for _ in 0..2_000 {
             self.step(&at(self.now, Op::Poll))?;
             if self.running.is_empty() {
                 let next = self.engine.wake_at().as_micros();
                 if next == NEVER {
                     break;
                 }
-                self.now = next;
+                self.now = self.now.max(next);
             } else {
                 self.step(&at(
                     self.now + 1,
@@ -565,7 +785,12 @@ impl Simulation {
         if self.world.ending == Ending::Close {
             self.step(&at(self.now, Op::Abandon))?;
         }
-        same("waiting at rest", self.seen.waiting.len(), 0)?;
+        same("waiting at rest", self.seen.waits_but_context(), 0)?;
+        self.step(&at(self.now, Op::Clear { group: None }))?;
+        while !self.tickets.is_empty() {
+            self.step(&at(self.now, Op::Leave { ticket: 0 }))?;
+        }
+        same("waiting after all", self.seen.waiting.len(), 0)?;
         same("running at rest", self.running.len(), 0)?;
         let now = Time::from_micros(self.now);
         self.at = self.now;
@@ -578,184 +803,6 @@ impl Simulation {
     }
 }
 
-/// What the promises are checked against: nothing but what was seen from outside.
-#[derive(Default)]
-struct Seen {
-    log: Vec<Vec<u64>>,
-    steps: u64,
-    accepted: u64,
-    refused: u64,
-    ended: [u64; 8],
-    messages: BTreeMap<u64, Known>,
-    waiting: BTreeSet<u64>,
-    running: BTreeMap<u64, Vec<u64>>,
-    /// Of every lane the last message that was handed over.
-    handed_over: BTreeMap<(String, String), u64>,
-    /// Pauses and their ends, "" for the whole queue.
-    paused: BTreeMap<String, Micros>,
-    heard: BTreeMap<&'static str, u64>,
-}
-
-struct Known {
-    seq: u64,
-    group: String,
-    lane: String,
-    accepted_at: Micros,
-    ended: bool,
-}
-
-impl Seen {
-    fn accept(&mut self, label: u64, seq: u64, push: &Push, now: Micros) {
-        self.accepted += 1;
-        self.waiting.insert(label);
-        self.messages.insert(
-            label,
-            Known {
-                seq,
-                group: push.group.clone(),
-                lane: push.sender.clone(),
-                accepted_at: now,
-                ended: false,
-            },
-        );
-    }
-
-    /// P2 and P3.
-    fn start(
-        &mut self,
-        settings: &Settings,
-        lease: LeaseId,
-        labels: Vec<u64>,
-    ) -> Result<(), String> {
-        self.log.push(labels.clone());
-        for label in &labels {
-            same("a message starts once", self.waiting.remove(label), true)?;
-            let message = &self.messages[label];
-            let lane = message.lane_under(settings);
-            if let Some(lane) = &lane {
-                let last = self.handed_over.insert(lane.clone(), message.seq);
-                if last.is_some_and(|last| last > message.seq) {
-                    return Err(format!(
-                        "{lane:?} was handed {} after {last:?}",
-                        message.seq
-                    ));
-                }
-            }
-            let overlaps =
-                |other: &u64| lane.is_some() && self.messages[other].lane_under(settings) == lane;
-            if self.running.values().flatten().any(overlaps) {
-                return Err(format!("two calls of {lane:?} overlap"));
-            }
-        }
-        let group = self.messages[&labels[0]].group.clone();
-        self.running.insert(lease.as_u64(), labels);
-        if self.calls_of(&group) > u64::from(settings.max_concurrent_per_group)
-            || self.running.len() as u64 > settings.max_concurrent.map_or(u64::MAX, u64::from)
-        {
-            return Err("more calls than a cap allows".into());
-        }
-        Ok(())
-    }
-
-    fn calls_of(&self, group: &str) -> u64 {
-        let calls = self
-            .running
-            .values()
-            .filter(|labels| self.messages[&labels[0]].group == group);
-        calls.count() as u64
-    }
-
-    fn end(&mut self, lease: LeaseId) -> Result<(), String> {
-        let known = self.running.remove(&lease.as_u64()).is_some();
-        same("a call that ends was running", known, true)
-    }
-
-    fn end_message(&mut self, label: u64, end: End) -> Result<(), String> {
-        let message = self
-            .messages
-            .get_mut(&label)
-            .ok_or("a message ended that never was")?;
-        same(
-            "a message ends once",
-            std::mem::replace(&mut message.ended, true),
-            false,
-        )?;
-        self.waiting.remove(&label);
-        let at = End::ALL.iter().position(|it| *it == end).unwrap();
-        self.ended[at] += 1;
-        Ok(())
-    }
-
-    fn pause(&mut self, group: Option<&str>, until: Option<Micros>) {
-        let group = group.unwrap_or("").to_string();
-        match until {
-            Some(until) => self.paused.insert(group, until),
-            None => self.paused.remove(&group),
-        };
-    }
-
-    /// No window is open past its longest wait while a slot it may use is free.
-    fn nothing_overdue(&self, settings: &Settings, now: Micros) -> Result<(), String> {
-        let paused = |group: &str| self.paused.get(group).is_some_and(|until| *until > now);
-        let full = settings
-            .max_concurrent
-            .is_some_and(|most| self.running.len() >= most as usize);
-        if paused("") || full {
-            return Ok(());
-        }
-        for label in &self.waiting {
-            let message = &self.messages[label];
-            let due = message
-                .accepted_at
-                .saturating_add(micros(settings.max_wait));
-            let lane = message.lane_under(settings);
-            let busy =
-                self.running.values().flatten().any(|other| {
-                    lane.is_some() && self.messages[other].lane_under(settings) == lane
-                });
-            let room = self.calls_of(&message.group) < u64::from(settings.max_concurrent_per_group);
-            if due <= now && room && !busy && !paused(&message.group) {
-                return Err(format!("message {label} waits past its longest wait"));
-            }
-        }
-        Ok(())
-    }
-
-    fn hear(&mut self, event: &Event) {
-        let name = match event {
-            Event::MessageAccepted { .. } => "accepted",
-            Event::MessageRefused { .. } => "refused",
-            Event::WindowClosed { .. } => "window",
-            Event::BatchLeased { .. } => "leased",
-            Event::BatchSettled { .. } => "settled",
-            Event::MessageEnded { .. } => "ended",
-            _ => "other",
-        };
-        *self.heard.entry(name).or_default() += 1;
-    }
-
-    /// G2: an event for each of what happened.
-    fn events_add_up(&self) -> Result<(), String> {
-        let heard = |name| self.heard.get(name).copied().unwrap_or(0);
-        same("acceptances heard", heard("accepted"), self.accepted)?;
-        same("refusals heard", heard("refused"), self.refused)?;
-        same("leases heard", heard("leased"), self.log.len() as u64)?;
-        same("settled heard", heard("settled"), self.log.len() as u64)?;
-        same("ends heard", heard("ended"), self.accepted)
-    }
-}
-
-impl Known {
-    /// The lane whose order counts; none where every message is its own.
-    fn lane_under(&self, settings: &Settings) -> Option<(String, String)> {
-        match settings.lanes {
-            Lanes::Sender => Some((self.group.clone(), self.lane.clone())),
-            Lanes::Group => Some((self.group.clone(), String::new())),
-            Lanes::Message => None,
-        }
-    }
-}
-
 fn name_of(name: MessageName) -> String {
     match name {
         MessageName::Given(id) => id.into(),
@@ -763,7 +810,7 @@ fn name_of(name: MessageName) -> String {
     }
 }
 
-fn same<T: PartialEq + Debug>(what: &str, got: T, want: T) -> Result<(), String> {
+pub(crate) fn same<T: PartialEq + Debug>(what: &str, got: T, want: T) -> Result<(), String> {
     if got == want {
         Ok(())
     } else {
@@ -776,7 +823,7 @@ fn draw(seed: u64, flaw: Option<Flaw>) -> (World, Vec<Step>, Result<(), String>)
     let dice = &mut Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let world = dice.world();
     let count = 20 + dice.below(300);
-    let (groups, senders) = (1 + dice.below(4), 1 + dice.below(4));
+    let (groups, senders) = (1 + dice.below(4), 1 + dice.below(6));
     let closes = dice.one_in(4);
 
     let mut steps = Vec::new();
@@ -787,10 +834,10 @@ fn draw(seed: u64, flaw: Option<Flaw>) -> (World, Vec<Step>, Result<(), String>)
             let op = if closes && nth > count / 2 && dice.one_in(60) {
                 Op::Close
             } else {
-                dice.op(&world.settings, groups, senders)
+                dice.op(&world, groups, senders, simulation.next_label)
             };
             let mut step = at(now, op);
-            if let Op::Push(push) = &mut step.op
+            if let Op::Push(push) | Op::PushWith { push, .. } = &mut step.op
                 && now < simulation.now
             {
                 // Behind another push at most; and not with an id, the older of two would be open.
@@ -807,181 +854,11 @@ fn draw(seed: u64, flaw: Option<Flaw>) -> (World, Vec<Step>, Result<(), String>)
     (world, steps, result)
 }
 
-/// A small generator of even numbers (splitmix64), so that a seed means the same everywhere.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.roll() % end
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
-
-    fn maybe<T>(&mut self, n: u64, draw: impl FnOnce(&mut Self) -> T) -> Option<T> {
-        self.one_in(n).then(|| draw(self))
-    }
-
-    fn world(&mut self) -> World {
-        let quiet = self.pick(&[0, 0, 1, 2, 3, 5, 9, NEVER]);
-        let min_batch = self.pick(&[1, 1, 1, 2, 3]);
-        let endless = if quiet != NEVER && min_batch == 1 {
-            NEVER
-        } else {
-            30
-        };
-        let sizes = [1.0, 1.5, 2.0, 3.0, 4.25, 0.999_999];
-        let settings = Settings {
-            lanes: self.pick(&[
-                Lanes::Sender,
-                Lanes::Sender,
-                Lanes::Sender,
-                Lanes::Group,
-                Lanes::Message,
-            ]),
-            back_to_back: us(self.pick(&[0, 1, 3, 5])),
-            burst: us(self.pick(&[2, 5, 8, 12])),
-            quiet: us(quiet),
-            max_wait: us(self.pick(&[0, 2, 6, 10, 20, endless])),
-            max_batch: self
-                .maybe(2, |dice| Size::from_f64(dice.pick(&sizes)).unwrap())
-                .filter(|size| f64::from(min_batch) <= size.as_f64().max(1.0)),
-            min_batch,
-            max_gap: self.maybe(4, |dice| us(dice.pick(&[0, 1, 2, 4, 8]))),
-            quiet_when_idle: !self.one_in(3),
-            quiet_when_busy: !self.one_in(3),
-            max_concurrent_per_group: self.pick(&[1, 1, 2, 3]),
-            max_concurrent: self.maybe(2, |dice| dice.pick(&[1, 2, 3])),
-            capacity_per_group: self.maybe(3, |dice| dice.pick(&[1, 2, 4])),
-            capacity: self.maybe(3, |dice| dice.pick(&[1, 3, 6])),
-            dedup: us(self.pick(&[0, 0, 4, 20, 100, NEVER])),
-            dedup_limit: self.pick(&[1, 2, 3, 10_000]),
-            idle_group: us(NEVER),
-            size_window: us(0),
-            max_attempts: 1,
-            back_to_back_points: Points::default(),
-            burst_points: Points::default(),
-            ..Settings::default()
-        };
-        let idle_group = self.pick(&[600_000_000, NEVER, 40]);
-        let watched = !self.one_in(3);
-        let settings = Settings {
-            // The model hears of a group that was forgotten by the event.
-            idle_group: us(if watched { idle_group } else { NEVER }),
-            ..settings
-        };
-        World {
-            settings,
-            watched,
-            ending: self.pick(&[Ending::Drain, Ending::Drain, Ending::Close]),
-        }
-    }
-
-    /// Now, soon, around the next timer, or much later.
-    fn later(&mut self, now: Micros, wake_at: Micros) -> Micros {
-        let timer = if wake_at == NEVER { now } else { wake_at };
-        match self.below(16) {
-            0..8 => now,
-            8..11 => now + 1 + self.below(3),
-            11 => now.max(timer.saturating_sub(1)),
-            12 | 13 => now.max(timer),
-            14 => now.max(timer) + 1,
-            15 if self.one_in(2) => now.saturating_sub(1 + self.below(4)),
-            _ => now + self.below(100),
-        }
-    }
-
-    fn op(&mut self, settings: &Settings, groups: u64, senders: u64) -> Op {
-        let group = self.group(groups);
-        match self.below(100) {
-            0..42 => self.push(settings, &group, senders).into(),
-            42..60 => Op::Poll,
-            60..66 => Op::Next,
-            66..84 => Op::Settle {
-                call: self.below(4) as usize,
-                well: !self.one_in(4),
-            },
-            84 => Op::AbandonCall {
-                call: self.below(4) as usize,
-            },
-            85 => Op::SettleAgain {
-                call: self.below(6) as usize,
-            },
-            86..89 => Op::Pause {
-                group: self.maybe(2, |_| group),
-                span: self.maybe(2, |dice| dice.below(12)),
-            },
-            89..92 => Op::Resume {
-                group: self.maybe(2, |_| group),
-            },
-            92 => Op::Clear {
-                group: (!self.one_in(4)).then_some(group),
-            },
-            93..96 => {
-                let sender = self.maybe(2, |dice| dice.sender(senders));
-                Op::Flush { group, sender }
-            }
-            96 if self.one_in(8) => Op::Abandon,
-            _ => Op::Look { group },
-        }
-    }
-
-    fn push(&mut self, settings: &Settings, group: &str, senders: u64) -> Push {
-        let sender = self.sender(senders);
-        let mut push = push(group, &sender);
-        if self.one_in(3) {
-            push = push.id(["i0", "i1", "i2", "i3"][self.below(4) as usize]);
-        }
-        if self.one_in(3) {
-            push = push.size(self.pick(&[0.25, 0.5, 0.333_333, 1.5, 2.5, 0.000_001]));
-        }
-        if self.one_in(6) {
-            push = push.key(["k", "l"][self.below(2) as usize]);
-        }
-        if self.one_in(6) {
-            let endless = if settings.max_wait.is_zero() || settings.max_wait == us(NEVER) {
-                7
-            } else {
-                NEVER
-            };
-            push = push.quiet(self.pick(&[0, 1, 2, 4, 8, endless]));
-        }
-        if self.one_in(16) {
-            push = push.flush();
-        }
-        if self.one_in(20) {
-            push = push.standalone();
-        }
-        push
-    }
-
-    fn group(&mut self, groups: u64) -> String {
-        ["a", "b", "c", "d"][self.below(groups) as usize].into()
-    }
-
-    fn sender(&mut self, senders: u64) -> String {
-        ["ann", "bob", "cy", "di"][self.below(senders) as usize].into()
-    }
-}
-
 /// Drops steps, wishes and settings as long as something is still wrong.
 fn cut_down(mut world: World, mut steps: Vec<Step>, flaw: Option<Flaw>) -> (World, Vec<Step>) {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
-    loop {
+    for _ in 0..ROUNDS {
         let before = (world.clone(), steps.clone());
         let mut size = steps.len().div_ceil(2);
         while size > 0 {
@@ -997,23 +874,30 @@ fn cut_down(mut world: World, mut steps: Vec<Step>, flaw: Option<Flaw>) -> (Worl
             }
             size /= 2;
         }
-        for plain in plainer(&world) {
+        let mut kept = 0;
+        while let Some(plain) = plainer(&world).into_iter().nth(kept) {
             if run(&plain, &steps, flaw).is_err() {
                 world = plain;
+            } else {
+                kept += 1;
             }
         }
         for place in 0..steps.len() {
-            for plain in plainer_step(&steps, place) {
+            let mut kept = 0;
+            while let Some(plain) = plainer_step(&steps, place).into_iter().nth(kept) {
                 if run(&world, &plain, flaw).is_err() {
                     steps = plain;
+                } else {
+                    kept += 1;
                 }
             }
         }
         if before == (world.clone(), steps.clone()) {
-            panic::set_hook(hook);
-            return (world, steps);
+            break;
         }
     }
+    panic::set_hook(hook);
+    (world, steps)
 }
 
 /// The same steps with a plainer one, or all from there on a little earlier.
@@ -1036,20 +920,29 @@ fn plainer_step(steps: &[Step], place: usize) -> Vec<Vec<Step>> {
         with(&|wish| wish.quiet = None);
         with(&|wish| wish.flush = false);
         with(&|wish| wish.standalone = false);
+        with(&|wish| wish.at = None);
+        with(&|wish| wish.real_time = false);
+        with(&|wish| wish.rank = Points::default());
+        with(&|wish| wish.context = false);
+        with(&|wish| wish.bypass = false);
+        with(&|wish| wish.ttl = None);
+        with(&|wish| wish.delay = None);
     }
     let before = place.checked_sub(1).map_or(0, |before| steps[before].at);
     let gap = steps[place].at.saturating_sub(before);
-    for less in [gap, gap / 2, 1] {
-        if less > 0 && less <= gap {
-            let mut sooner = steps.to_vec();
-            sooner[place..]
-                .iter_mut()
-                .for_each(|step| step.at = step.at.saturating_sub(less));
-            variants.push(sooner);
-        }
+    let halves = std::iter::successors(Some(gap), |less| Some(less / 2));
+    for less in halves.take_while(|less| *less > 0) {
+        let mut sooner = steps.to_vec();
+        sooner[place..]
+            .iter_mut()
+            .for_each(|step| step.at = step.at.saturating_sub(less));
+        variants.push(sooner);
     }
     variants
 }
+
+/// So often a script is cut down at most.
+const ROUNDS: usize = 20;
 
 fn variable(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;

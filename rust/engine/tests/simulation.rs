@@ -18,6 +18,7 @@ use chinwag_engine::{
     Outcome, Points, Refused, Size, Ticket, Time,
 };
 use model::dice::{Dice, known_to_hold};
+use model::rush::rush;
 use model::script::{Ending, Op, Push, Step, World, as_code, at, plainer, us};
 use model::seen::{Running, Seen};
 use model::{Call, Flaw, Gone, Micros, Model, NEVER};
@@ -48,6 +49,19 @@ fn same_calls_give_the_same_answers() {
 
         assert_eq!(trace(&world, &steps), trace(&world, &steps), "seed {seed}");
     }
+}
+
+/// Whoever waits is served, however many come with more points; and some do go first.
+#[test]
+fn nobody_is_overtaken_for_ever() {
+    let mut overtook = 0;
+    for seed in 0..2_000 {
+        match rush(seed) {
+            Ok(times) => overtook += times,
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    assert!(overtook > 2_000, "{overtook}");
 }
 
 /// A check that cannot fail checks nothing: each mistake in the model must be noticed, and the script

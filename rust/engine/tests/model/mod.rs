@@ -9,6 +9,7 @@ mod admission;
 mod control;
 pub(crate) mod dice;
 mod order;
+pub(crate) mod rush;
 pub(crate) mod script;
 pub(crate) mod seen;
 mod status;

@@ -409,6 +409,10 @@ impl Standing {
 }
 
 impl NowServed {
+    pub(super) fn points(self) -> i128 {
+        self.points
+    }
+
     /// A start: its cost is shared by all that compete, and what started is the least.
     fn serve(&mut self, cost: i128, weights: i128, floor: i128) {
         let share = cost + self.rest;

@@ -159,6 +159,25 @@ impl Seen {
         messages.map(|message| message.push.group.clone()).collect()
     }
 
+    /// How many such messages wait.
+    pub(crate) fn count(&self, counts: impl Fn(&Push) -> bool) -> u64 {
+        let waiting = self.waiting.iter();
+        waiting
+            .filter(|label| counts(&self.messages[label].push))
+            .count() as u64
+    }
+
+    /// Whether such a message waits or runs.
+    pub(crate) fn has(&self, is_it: impl Fn(&Push) -> bool) -> bool {
+        let running = self.running.values().flat_map(|call| &call.labels);
+        let mut all = self.waiting.iter().chain(running);
+        all.any(|label| is_it(&self.messages[label].push))
+    }
+
+    pub(crate) fn came_at(&self, label: u64) -> Micros {
+        self.messages[&label].pushed_at.0
+    }
+
     pub(crate) fn waits_but_context(&self) -> usize {
         let waiting = self.waiting.iter();
         waiting

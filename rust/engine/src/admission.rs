@@ -702,7 +702,8 @@ impl<P> Intake<P> {
         if full && limits & word::DROPS_NEWEST != 0 {
             // It will be taken and dropped, which takes no place.
             group.accepted.fetch_sub(1, Ordering::Relaxed);
-            return Taken::NoneNeeded;
+            let room = self.capacity.is_none_or(|most| self.depth() < most);
+            return if room { Taken::NoneNeeded } else { Taken::Full };
         }
         if self.number().is_none() {
             group.accepted.fetch_sub(1, Ordering::Relaxed);

@@ -447,10 +447,10 @@ impl<P> Engine<P> {
             Lanes::Sender | Lanes::Message => sender,
             Lanes::Group => self.everybody(group),
         };
+        if lanes == Lanes::Message && self.senders[sender].lane.is_some() {
+            self.read_size(group, out); // which may end all that is in the lane, and so the lane
+        }
         if let Some(lane) = self.senders[sender].lane {
-            if lanes == Lanes::Message {
-                self.read_size(group, out);
-            }
             return lane;
         }
         let activity = self.groups[group].activity.unwrap_or_else(|| {

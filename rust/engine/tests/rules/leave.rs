@@ -1,6 +1,8 @@
 //! What waits leaves before it starts (rules W7, W9, W11, A4).
 
-use chinwag_engine::{End, Keep, Lanes, Options, Overflow, Points, Settings, Size, Time};
+use chinwag_engine::{
+    Band, End, Keep, Lanes, Options, Overflow, Points, Profile, Settings, Size, Strategy, Time,
+};
 
 use crate::world::{World, at, seconds};
 
@@ -142,4 +144,35 @@ fn a_batch_is_scored_anew_when_it_gains_a_message() {
         .unwrap();
     let score = explained.waiting[0].score;
     assert_eq!(score.total(), Points::from_f64(0.3 - 1.5));
+}
+
+#[test]
+fn an_arrival_may_end_all_that_its_sender_had_waiting() {
+    let message = Settings {
+        lanes: Lanes::Message,
+        size_window: seconds(10.0),
+        ..Settings::default()
+    };
+    let small = Settings {
+        capacity_per_group: Some(1),
+        overflow: Overflow::DropOldest,
+        ..message.clone()
+    };
+    let bands = [(1, small), (3, message.clone())].map(|(from, settings)| Band {
+        from,
+        strategy: Strategy::RoundRobin,
+        settings: settings.into(),
+    });
+    let mut world = World::new(Profile {
+        settings: message.into(),
+        strategy: Strategy::RoundRobin,
+        bands: bands.into(),
+    });
+    world.engine.pause(at(0.0), None, None, &mut world.out);
+    for sender in ["cy", "di", "ann", "ann"] {
+        world.push(0.0, sender, "a");
+    }
+    assert_eq!(world.ledger(0.0).waiting, 3, "the second was one too many");
+    world.push(11.0, "cy", "b");
+    assert_eq!(world.ledger(11.0).waiting, 1);
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chinwag_engine::{
-    Accepted, End, Engine, LeaseId, LeaseLost, Ledger, Options, Outbox, Outcome, Refusal, Settings,
+    Accepted, End, Engine, LeaseId, LeaseLost, Ledger, Options, Outbox, Outcome, Profile, Refusal,
     Time,
 };
 
@@ -32,7 +32,7 @@ pub(crate) fn seconds(seconds: f64) -> Duration {
 }
 
 impl World {
-    pub(crate) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: impl Into<Profile>) -> Self {
         Self {
             engine: Engine::new(settings),
             out: Outbox::default(),

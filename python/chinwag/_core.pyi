@@ -117,6 +117,21 @@ class Core(Generic[_P]):
             How many windows became due by it.
         """
 
+    def stop(self, group: str, sender: str | None = None) -> tuple[int, int]:
+        """End what waits in a group, and its running calls.
+
+        What waits, retries or is delayed ends `cleared`; calls are cancelled, and their messages
+        end `abandoned`, both with the reason `stopped`. Calls that bypassed the others go on. A
+        call that stops its own group is ended like the others, after this has returned.
+
+        Args:
+            group: Which.
+            sender: Only this one's messages, and only the calls that are theirs alone.
+
+        Returns:
+            How many messages were removed, and how many calls are to end.
+        """
+
     def withdraw(self, group: str, id: str) -> Literal["done", "too_late"]:
         """Take back a message that has not started.
 

@@ -275,10 +275,10 @@ class Runner:
     def _end_last(self, batch: Batch[Any], result: object) -> None:
         """Settle a call that returned and left something behind."""
         core = self._driver.core
-        if self.ending == "closed":
-            core._end(batch, "closed", None)
-        elif self.ending is not None:
+        if self.ending == "timeout":
             self._driver.fail(batch, None, self.ending)
+        elif self.ending is not None:
+            core._end(batch, "closed", None)
         elif getattr(self.task, _PENDING, False):
             # It cancelled itself and returned before that could reach it.
             self._driver.fail(batch, asyncio.CancelledError(), "cancelled")
@@ -314,10 +314,10 @@ class Runner:
             self._context._over = True
         driver, more = self._driver, not self._over
         after: Batch[Any] | Literal[False] | None
-        if self.ending == "closed" or (self.ending is None and cancelled and driver.is_ending()):
-            after = driver.core._end(batch, "closed", None, more)
-        elif self.ending is not None:
+        if self.ending == "timeout":
             after = driver.fail(batch, None if cancelled else error, self.ending, more=more)
+        elif self.ending is not None or (cancelled and driver.is_ending()):
+            after = driver.core._end(batch, "closed", None, more)
         else:
             after = driver.fail(batch, error, "cancelled" if cancelled else "error", more=more)
         if self._over:

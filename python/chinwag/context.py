@@ -38,9 +38,9 @@ class Context:
     def ending(self) -> str | None:
         """Why this call is to end, from the moment that is decided; None until then.
 
-        `timeout`: it has taken longer than `handler_timeout_s`. `closed`: the queue closes and
-        waits no longer. `cancelled`: somebody else cancelled it. A plain function cannot be
-        cancelled, so one that takes long should look here now and then.
+        `timeout`: it has taken longer than `handler_timeout_s`. `stopped`: by `queue.stop`.
+        `closed`: the queue closes and waits no longer. `cancelled`: somebody else cancelled it. A
+        plain function cannot be cancelled, so one that takes long should look here now and then.
         """
         return self._ending
 

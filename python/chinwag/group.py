@@ -54,6 +54,10 @@ class Group(Generic[P]):
         """See `Queue.clear`."""
         return self._queue.clear(self._name)
 
+    def stop(self, sender: str | None = None) -> tuple[int, int]:
+        """See `Queue.stop`."""
+        return self._queue.stop(self._name, sender)
+
     def flush(self, sender: str | None = None) -> int:
         """See `Queue.flush`."""
         return self._queue.flush(self._name, sender)

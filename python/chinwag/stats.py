@@ -257,6 +257,8 @@ class Stats:
     """Calls started."""
     failed_calls: int = 0
     """Calls that failed."""
+    fenced: int = 0
+    """Calls that did not end within `cancel_grace_s` when they were asked to."""
     bursts: int = 0
     """Those of `back_to_back_groups` whose batch was a burst."""
     ends: Mapping[str, int] = field(default_factory=dict)

@@ -9,7 +9,7 @@ use crate::admission::{Arrival, GroupInbox};
 use crate::arrival::EVERYBODY;
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
-use crate::ids::{GroupId, LaneId, MessageId};
+use crate::ids::{GroupId, LaneId, MessageId, SenderId};
 use crate::ledger::End;
 use crate::message::Place;
 use crate::order::HeldUp;
@@ -86,6 +86,63 @@ impl<P> Engine<P> {
                 None => 0,
             },
         }
+    }
+
+    /// Ends all that waits in a group as `cleared` and asks its calls to end, which makes their
+    /// messages `abandoned` (rule C3); of a sender, their messages, and the calls that are theirs
+    /// alone. Returns how many messages and how many calls.
+    pub fn stop(
+        &mut self,
+        now: Time,
+        group: &str,
+        sender: Option<&str>,
+        out: &mut Outbox<P>,
+    ) -> (u64, u64) {
+        let Some(id) = self.catch_up_in(now, group, out) else {
+            return (0, 0);
+        };
+        let sender = match sender {
+            None => None,
+            Some(name) => match self.senders.find(id, name) {
+                None => return (0, 0),
+                known => known,
+            },
+        };
+        let messages = match sender {
+            None => self.end_waiting(id, End::Cleared, STOPPED, out),
+            Some(sender) => self.end_waiting_of(id, sender, out),
+        };
+        let theirs = |first| {
+            let mut messages = self.messages.chain(Some(first));
+            messages.all(|id| sender.is_none_or(|sender| self.messages[id].sender == sender))
+        };
+        let leases = self.leases.iter();
+        let calls: Vec<_> = leases
+            .filter(|(_, lease)| lease.group == id && lease.lane.is_some() && theirs(lease.first))
+            .map(|(slot, lease)| lease.id(slot))
+            .collect();
+        for &call in &calls {
+            self.ask_to_end(call, STOPPED, out);
+        }
+        (messages, calls.len() as u64)
+    }
+
+    /// Ends what a sender has waiting, wherever it waits.
+    fn end_waiting_of(&mut self, group: GroupId, sender: SenderId, out: &mut Outbox<P>) -> u64 {
+        let waiting = self.all_waiting_in(group).into_iter().map(|(_, id)| id);
+        let waiting: Vec<_> = waiting.chain(self.context_of(group)).collect();
+        let mut count = 0;
+        for id in waiting {
+            if self.messages[id].sender == sender {
+                self.leave(group, id, End::Cleared, STOPPED, out);
+                count += 1;
+            }
+        }
+        let lanes: Vec<_> = self.lanes_of(group).collect();
+        for lane in lanes {
+            count += self.end_held_of(group, lane, sender, out);
+        }
+        count
     }
 
     /// Makes what waits in a group, or in one lane of it, due (rule C5). Returns how many windows.
@@ -311,6 +368,8 @@ impl<P> Engine<P> {
         flushed
     }
 }
+
+const STOPPED: &str = "stopped";
 
 /// Finding one's way.
 impl<P> Engine<P> {

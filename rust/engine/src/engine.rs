@@ -14,7 +14,7 @@ use crate::group::{Activity, Group};
 use crate::held::Held;
 use crate::ids::{ActivityId, GroupId, HeldId, LaneId, LeaseSlot, MessageId, SenderId};
 use crate::lane::Lane;
-use crate::lease::{Lease, LeaseId, LeaseLost, Outcome};
+use crate::lease::{Lease, LeaseId, LeaseLost, Outcome, TIMEOUT};
 use crate::ledger::{End, Ledger};
 use crate::line::Line;
 use crate::message::Messages;
@@ -253,15 +253,12 @@ impl<P> Engine<P> {
         out: &mut Outbox<P>,
     ) -> Result<(), LeaseLost> {
         self.come_to_end(now, out);
-        if self.lease(lease).is_none() {
+        let Some(found) = self.lease(lease) else {
             return Err(LeaseLost);
-        }
-        self.finish(
-            lease,
-            Outcome::Abandoned { reason: "closed" },
-            Vec::new(),
-            out,
-        );
+        };
+        let reason = found.ending.filter(|&reason| reason != TIMEOUT);
+        let reason = reason.unwrap_or("closed");
+        self.finish(lease, Outcome::Abandoned { reason }, Vec::new(), out);
         Ok(())
     }
 

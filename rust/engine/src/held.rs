@@ -1,12 +1,13 @@
 //! Batches that have been handed over before and will be again: they go before anything newer of their
 //! lane, as they were (promise P2).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
-use crate::ids::{GroupId, HeldId, LaneId, MessageId};
+use crate::ids::{GroupId, HeldId, LaneId, MessageId, SenderId};
 use crate::ledger::End;
 use crate::message::{Flag, Kind};
 use crate::order::{HeldUp, Score};
@@ -173,9 +174,47 @@ impl<P> Engine<P> {
             return;
         };
         let error = held.error.clone();
-        let rest = self.split_off(&mut held, |other| other == id);
-        self.end_failed(group, rest, "ttl", error.as_ref(), out);
+        let gone = self.split_off(&mut held, |other| other == id);
+        self.end_failed(group, gone, "ttl", error.as_ref(), out);
         self.hold_rest(group, lane, held, out);
+        self.held_has_left(group, lane, out);
+    }
+
+    /// Ends what a sender has to be handed over again in a lane. Returns how many messages.
+    pub(crate) fn end_held_of(
+        &mut self,
+        group: GroupId,
+        lane: LaneId,
+        sender: SenderId,
+        out: &mut Outbox<P>,
+    ) -> u64 {
+        let mut count = 0;
+        let all: Vec<_> = self.lanes[lane].held.iter().map(|&(_, it)| it).collect();
+        for first in all.into_iter().rev() {
+            let Some(mut held) = self.take_held(lane, first) else {
+                continue;
+            };
+            let theirs: HashSet<_> = self
+                .messages
+                .chain(Some(held.first))
+                .filter(|&id| self.messages[id].sender == sender)
+                .collect();
+            count += theirs.len() as u64;
+            if !theirs.is_empty() {
+                let gone = self.split_off(&mut held, |id| theirs.contains(&id));
+                self.end_messages(group, gone, End::Cleared, "stopped", None, out);
+            }
+            // From the last to the first, each to the front: they are as they were.
+            self.hold_rest(group, lane, held, out);
+        }
+        if count > 0 {
+            self.held_has_left(group, lane, out);
+        }
+        count
+    }
+
+    /// Something that a lane was to hand over again is gone.
+    fn held_has_left(&mut self, group: GroupId, lane: LaneId, out: &mut Outbox<P>) {
         let record = &mut self.lanes[lane];
         if record.held.is_empty() {
             record.backs_off = false;

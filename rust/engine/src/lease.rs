@@ -91,7 +91,7 @@ impl<P> Outcome<P> {
     }
 }
 
-const TIMEOUT: &str = "timeout";
+pub(crate) const TIMEOUT: &str = "timeout";
 
 /// A running call.
 pub(crate) struct Lease {
@@ -529,7 +529,9 @@ impl<P> Engine<P> {
         let Some(group) = self.lease(id).map(|lease| lease.group) else {
             return;
         };
-        self.leases[id.slot].ending = Some(reason);
+        if self.leases[id.slot].ending.replace(reason).is_some() {
+            return; // it has been asked, and has its grace
+        }
         let grace = self.groups[group].settings(&self.profile).cancel_grace;
         self.lease_timers.set(id.slot, self.now.after(grace));
         out.ending.push((id, reason));

@@ -147,7 +147,7 @@ impl<P> Engine<P> {
         None
     }
 
-    fn all_waiting_in(&self, group: GroupId) -> Vec<(Seq, MessageId)> {
+    pub(crate) fn all_waiting_in(&self, group: GroupId) -> Vec<(Seq, MessageId)> {
         let lanes = self.lanes_of(group);
         let waiting = lanes.flat_map(|lane| self.messages.chain(self.lanes[lane].head()));
         waiting

@@ -407,6 +407,19 @@ impl Core {
     }
 
     #[pyo3(signature = (group, sender = None))]
+    fn stop(
+        &self,
+        py: Python<'_>,
+        group: &Bound<'_, PyAny>,
+        sender: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<(u64, u64)> {
+        let group = arguments::name("group", group)?;
+        let sender = arguments::optional_name("sender", sender)?;
+        self.usable()?
+            .control(py, |engine, now, out| engine.stop(now, group, sender, out))
+    }
+
+    #[pyo3(signature = (group, sender = None))]
     fn flush(
         &self,
         py: Python<'_>,

@@ -17,7 +17,6 @@ from chinwag.testing.scenarios.format import Json, Scenario
 
 MISSING: dict[str, str] = {
     "background": "background messages (B9)",
-    "dead_letter": "the list of dead letters (F7)",
     "inject": "on_busy='inject' (B1)",
     "inject_limit": "inject_limit (B1)",
     "interrupt": "on_busy='interrupt' (B2)",
@@ -25,13 +24,11 @@ MISSING: dict[str, str] = {
     "interrupt_quiet": "an interrupt that waits for a pause (B3)",
     "interrupt_victim": "the choice of the call to interrupt (B6)",
     "no_interrupt_flag": "on_busy of one message (B)",
-    "partial_failure": "ctx.fail (F2)",
     "persistence": "a store and a restart from it",
     "reject": "on_busy='reject' (B)",
     "resume": "interrupted='resume' (B4)",
     "rollback": "on_busy='rollback' (H6)",
     "state": "ctx.save (H4)",
-    "stop": "stop (C3)",
     # An application's own `if`, and its own summary: chinwag cannot express them, so they stay.
     "filter": "messages that an application leaves out",
     "overflow_digest": "a digest of what was evicted",

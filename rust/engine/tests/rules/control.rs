@@ -1,6 +1,6 @@
 //! What one may tell the queue to do (section C).
 
-use chinwag_engine::{End, LeaseLost, Options, Outcome, Refusal, Settings};
+use chinwag_engine::{End, Lanes, LeaseLost, Options, Outcome, Refusal, Settings};
 
 use crate::world::{World, at, seconds};
 
@@ -208,4 +208,58 @@ fn a_message_is_in_the_queue_until_it_ends() {
     }
 
     assert!(!there(&mut world, "m1") && !there(&mut world, &automatic));
+}
+
+#[test]
+fn stop_ends_what_waits_and_what_runs() {
+    let mut world = World::new(Settings::default());
+    world.push(0.0, "ann", "a");
+    world.push(0.0, "bob", "b");
+    let calls = world.poll(0.0);
+    world.push(1.0, "ann", "c");
+    world.engine.commit(calls[0].lease).unwrap();
+
+    let stopped = world.engine.stop(at(1.0), "room", None, &mut world.out);
+
+    assert_eq!(stopped, (1, 2));
+    assert_eq!(world.ends(), [("c", End::Cleared)]);
+    assert_eq!(world.out.ending.len(), 2);
+    world.push(1.0, "ann", "d");
+    assert!(world.poll(1.0).is_empty(), "her lane is still busy");
+    world.done(1.5, &calls[0]).unwrap();
+    assert_eq!(world.ends(), [("a", End::Abandoned)]);
+    assert_eq!(world.starts(1.5), [["d"]]);
+    world.poll(6.0); // the other call's grace is over
+    assert_eq!(world.out.fenced, [calls[1].lease]);
+    assert_eq!(world.ends(), [("b", End::Abandoned)]);
+}
+
+#[test]
+fn stop_of_a_sender_leaves_others_alone() {
+    let mut world = World::new(Settings {
+        lanes: Lanes::Group,
+        max_attempts: 3,
+        ..Settings::default()
+    });
+    world.push(0.0, "ann", "a");
+    world.push(0.0, "bob", "b");
+    let call = world.poll(0.0).remove(0);
+    world.push(1.0, "ann", "c");
+    let stopped = world
+        .engine
+        .stop(at(1.0), "room", Some("ann"), &mut world.out);
+    assert_eq!(stopped, (1, 0), "the call is not hers alone");
+    world.failed(2.0, &call).unwrap();
+    world.ends();
+
+    let stopped = world
+        .engine
+        .stop(at(2.0), "room", Some("ann"), &mut world.out);
+    assert_eq!(stopped, (1, 0));
+    assert_eq!(world.ends(), [("a", End::Cleared)]);
+    assert_eq!(world.starts(60.0), [["b"]]);
+    assert_eq!(
+        world.engine.stop(at(60.0), "nowhere", None, &mut world.out),
+        (0, 0)
+    );
 }

@@ -124,7 +124,8 @@ def tested(
         if done.returncode:
             print(printed)
             return Outcome(good=False, words=failure)
-    summary = printed.splitlines()[-1]
+    # Whatever is logged at the very end comes behind it.
+    summary = next(line for line in reversed(printed.splitlines()) if " passed" in line)
     print(f"{package.name} on {python.path}: {summary}", flush=True)
     return Outcome(good=True, words=summary.partition(" in ")[0])
 

@@ -212,7 +212,7 @@ VALUES = (
     plain(np.float64("nan"), math.nan),
     plain(np.datetime64("2026-01-01")),
     plain(np.timedelta64(1, "s"), doubtful=True),
-    plain(np.datetime64("NaT")),
+    plain(np.datetime64("NaT", "s")),
     plain(np.array([1.0])),
     plain(np.array([1.0, 2.0])),
     plain(np.array([], float)),

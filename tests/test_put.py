@@ -363,11 +363,13 @@ def test_explain_says_it_in_words_and_in_json() -> None:
     queue.put_nowait("room", "ann", "hi", id="1", rank=2, at=datetime(2026, 1, 1, tzinfo=UTC))
     queue.put_nowait("room", "bob", "later", delay_s=9)
     queue.put_nowait("room", "cyd", "by the way", context=True)
+    queue.put_nowait("room", "dan", "/status", bypass=True)
 
     explained = queue.explain("room")
 
     assert [(batch.sender, batch.waits_for) for batch in explained.waiting] == [
         ("ann", "quiet"),
+        ("dan", "turn"),
         ("bob", "delay"),
         ("cyd", "next_call"),
     ]

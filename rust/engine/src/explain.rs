@@ -221,7 +221,7 @@ impl<P> Engine<P> {
         }
     }
 
-    /// What has yet to arrive, and the context.
+    /// What the next poll starts beside everything, what has yet to arrive, and the context.
     fn explain_beside(&self, id: GroupId) -> Vec<Waiting> {
         let alone = |message: MessageId, waits_for, until: Time| Waiting {
             sender: self.senders[self.messages[message].sender].name.clone(),
@@ -239,9 +239,11 @@ impl<P> Engine<P> {
             let until = delay.map_or(Time::NEVER, |delay| self.messages[message].at.after(delay));
             alone(message, WaitsFor::Delay, until)
         });
+        let bypassing = self.bypass.iter().filter(|it| it.0 == id);
+        let bypassing = bypassing.map(|it| alone(it.1, WaitsFor::Turn, Time::NEVER));
         let context = self.context_of(id).into_iter();
         let context = context.map(|message| alone(message, WaitsFor::NextCall, Time::NEVER));
-        delayed.chain(context).collect()
+        bypassing.chain(delayed).chain(context).collect()
     }
 
     /// The one thing that a window waits for, and until when.

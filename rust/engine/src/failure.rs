@@ -1,5 +1,6 @@
 //! A call has ended: what becomes of its messages (section F).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::engine::{Engine, Outbox};
@@ -7,6 +8,7 @@ use crate::held::Held;
 use crate::ids::{GroupId, LaneId, MessageId};
 use crate::lease::{Lease, LeaseId, LeaseLost, Outcome};
 use crate::ledger::End;
+use crate::message::Flag;
 use crate::{Seq, Time};
 
 /// A message that its handler has given up on, though the call itself ends well (rule F2).
@@ -90,7 +92,7 @@ impl<P> Engine<P> {
             Outcome::Snoozed(span) => {
                 let until = self.now.after(span);
                 let held = lease.put_back(lease.attempt - 1, until);
-                self.hold(lane, held, true, "snoozed", out);
+                self.hold(lane, held, "snoozed", out);
             }
             Outcome::Failed {
                 reason,
@@ -183,9 +185,9 @@ impl<P> Engine<P> {
             other.inherits = true;
             if let Some(right) = right {
                 other.first = right;
-                self.hold(lane, other, true, "split", out);
+                self.hold(lane, other, "split", out);
             }
-            self.hold(lane, left, true, "split", out);
+            self.hold(lane, left, "split", out);
         } else {
             let reason = if committed { "committed" } else { reason };
             self.end_messages(group, Some(lease.first), End::Dead, reason, Some(id), out);
@@ -203,7 +205,7 @@ impl<P> Engine<P> {
         out: &mut Outbox<P>,
     ) {
         let ttl = self.groups[group].settings(&self.profile).ttl;
-        let late: Vec<_> = self
+        let late: HashSet<_> = self
             .messages
             .chain(Some(held.first))
             .filter(|&id| {
@@ -217,12 +219,7 @@ impl<P> Engine<P> {
             let gone = self.split_off(&mut held, |id| late.contains(&id));
             self.end_failed(group, gone, "ttl", error.as_ref(), out);
         }
-        if held.messages > 0 {
-            self.hold(lane, held, true, reason, out);
-        } else {
-            out.forgiven.extend(held.error);
-            self.end_messages(group, held.context, End::Dead, "ttl", None, out);
-        }
+        self.hold_rest(lane, held, reason, (End::Dead, "ttl"), out);
     }
 
     /// Ends messages that have failed outside a call, with what they failed of.
@@ -259,13 +256,8 @@ impl<P> Engine<P> {
                 (held.context, held.context_len) = (Some(context), lease.context_len);
                 held.inherits = false;
                 self.ledger.retrying += u64::from(lease.context_len);
-                let mut next = Some(context);
-                while let Some(id) = next {
-                    let message = &mut self.messages[id];
-                    next = message.next;
-                    message.unset(crate::message::Flag::Running);
-                    message.set(crate::message::Flag::Held);
-                }
+                self.messages
+                    .move_on(Some(context), Flag::Running, Some(Flag::Held));
             }
             _ => self.end_messages(lease.group, lease.context, end, reason, Some(id), out),
         }

@@ -42,24 +42,18 @@ pub(crate) struct Held<P> {
 }
 
 impl<P> Engine<P> {
-    /// Puts a batch back, in front of its lane or behind what is there already.
+    /// Puts a batch back, in front of its lane.
     pub(crate) fn hold(
         &mut self,
         lane: LaneId,
         held: Held<P>,
-        front: bool,
         reason: &'static str,
         out: &mut Outbox<P>,
     ) {
         let (first, count) = (held.first, u64::from(held.messages + held.context_len));
         for first in [Some(held.first), held.context] {
-            let mut next = first;
-            while let Some(id) = next {
-                let message = &mut self.messages[id];
-                next = message.next;
-                message.unset(Flag::Running);
-                message.set(Flag::Held);
-            }
+            self.messages
+                .move_on(first, Flag::Running, Some(Flag::Held));
         }
         self.ledger.retrying += count;
         let group = self.lanes[lane].group;
@@ -75,12 +69,7 @@ impl<P> Engine<P> {
             });
         }
         let id = self.held.insert(held);
-        let queue = &mut self.lanes[lane].held;
-        if front {
-            queue.push_front((id, first));
-        } else {
-            queue.push_back((id, first));
-        }
+        self.lanes[lane].held.push_front((id, first));
         let until = self.held[id].until;
         self.lanes[lane].backs_off |= until > self.now && !self.lanes_are(lane, Lanes::Message);
         self.touch(lane);
@@ -120,12 +109,7 @@ impl<P> Engine<P> {
         let (key, _) = held.remove(place)?;
         let held = self.held.remove(key);
         for first in [Some(held.first), held.context] {
-            let mut next = first;
-            while let Some(id) = next {
-                let message = &mut self.messages[id];
-                next = message.next;
-                message.unset(Flag::Held);
-            }
+            self.messages.move_on(first, Flag::Held, None);
         }
         self.ledger.retrying -= u64::from(held.messages + held.context_len);
         Some(held)
@@ -176,7 +160,7 @@ impl<P> Engine<P> {
         let error = held.error.clone();
         let gone = self.split_off(&mut held, |other| other == id);
         self.end_failed(group, gone, "ttl", error.as_ref(), out);
-        self.hold_rest(group, lane, held, out);
+        self.hold_rest(lane, held, "failed", (End::Dead, "ttl"), out);
         self.held_has_left(group, lane, out);
     }
 
@@ -205,7 +189,7 @@ impl<P> Engine<P> {
                 self.end_messages(group, gone, End::Cleared, "stopped", None, out);
             }
             // From the last to the first, each to the front: they are as they were.
-            self.hold_rest(group, lane, held, out);
+            self.hold_rest(lane, held, "failed", (End::Cleared, "stopped"), out);
         }
         if count > 0 {
             self.held_has_left(group, lane, out);
@@ -233,19 +217,21 @@ impl<P> Engine<P> {
         }
     }
 
-    /// Keeps what is left of a batch in front of its lane; without a message of it, its context ends.
+    /// Puts back what is left of a batch; without a message of it, its context ends likewise.
     pub(crate) fn hold_rest(
         &mut self,
-        group: GroupId,
         lane: LaneId,
         held: Held<P>,
+        reason: &'static str,
+        (end, why): (End, &'static str),
         out: &mut Outbox<P>,
     ) {
         if held.messages > 0 {
-            self.hold(lane, held, true, "failed", out);
+            self.hold(lane, held, reason, out);
         } else {
             out.forgiven.extend(held.error);
-            self.end_messages(group, held.context, End::Dead, "ttl", None, out);
+            let group = self.lanes[lane].group;
+            self.end_messages(group, held.context, end, why, None, out);
         }
     }
 

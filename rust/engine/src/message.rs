@@ -280,6 +280,19 @@ impl<P> Messages<P> {
         }
     }
 
+    /// Where all messages linked from `first` on are from now on.
+    pub(crate) fn move_on(&mut self, first: Option<MessageId>, from: Flag, to: Option<Flag>) {
+        let mut next = first;
+        while let Some(id) = next {
+            let message = &mut self.slab[id];
+            next = message.next;
+            message.unset(from);
+            if let Some(to) = to {
+                message.set(to);
+            }
+        }
+    }
+
     /// The messages of the window that `first` opens, oldest first.
     pub(crate) fn window(&self, first: MessageId) -> impl Iterator<Item = MessageId> {
         std::iter::successors(Some(first), |&id| {

@@ -263,3 +263,22 @@ fn stop_of_a_sender_leaves_others_alone() {
         (0, 0)
     );
 }
+
+#[test]
+fn stop_ends_the_context_of_what_it_takes() {
+    let mut world = World::new(Settings::default());
+    let heard = Options {
+        context: true,
+        ..Options::default()
+    };
+    world.push_with(0.0, "room", "zoe", "x", heard).unwrap();
+    world.push(0.0, "ann", "a");
+    let call = world.poll(0.0).remove(0);
+    world.failed(1.0, &call).unwrap();
+
+    world
+        .engine
+        .stop(at(1.0), "room", Some("ann"), &mut world.out);
+
+    assert_eq!(world.ends(), [("a", End::Cleared), ("x", End::Cleared)]);
+}

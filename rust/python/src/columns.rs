@@ -5,7 +5,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use crate::push::Wish;
+use crate::options::Wish;
 use crate::scheduler::Payload;
 
 /// One message.

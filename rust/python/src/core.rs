@@ -1,25 +1,23 @@
 //! The queue without its loop: pushes, controls and looks from any thread, and what the driver asks.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chinwag_engine as engine;
-use chinwag_engine::{
-    Accepted, Attempt, End, Ended, Engine, Failure, Intake, Outbox, Outcome, Refusal, Refused,
-    Ticket, Time,
-};
+use chinwag_engine::{Attempt, Engine, Failure, Outbox, Outcome, Refusal, Ticket, Time};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
-use crate::batch::{Batch, Call};
-use crate::clock::{Clock, ManualClock};
-use crate::push::{self, Wish};
-use crate::receipt::{Names, Receipt, Told};
-use crate::receipts::{self, Receipts};
-use crate::scheduler::{Payload, Scheduler, lock};
+use crate::batch::Batch;
+use crate::calls::Ending;
+use crate::clock::ManualClock;
+use crate::inner::{FORKED, Inner, LOOP_LOST};
+use crate::options::Wish;
+use crate::receipt::Receipt;
+use crate::scheduler::{Payload, lock};
 use crate::settings::profile;
 use crate::{arguments, columns, error, events, explain, figures};
 
@@ -28,32 +26,6 @@ use crate::{arguments, columns, error, events, explain, figures};
 pub struct Core {
     inner: OnceLock<Inner>,
 }
-
-/// What there is once `__init__` has run.
-struct Inner {
-    /// Which queue: receipts and batches carry it.
-    number: u32,
-    intake: Arc<Intake<Payload>>,
-    scheduler: Mutex<Scheduler>,
-    clock: Clock,
-    receipts: Receipts,
-    /// Has the driver look, from any thread; none while there is no driver.
-    waker: Mutex<Option<Py<PyAny>>>,
-    /// The driver has been asked to look and has not looked since.
-    woken: AtomicBool,
-    /// Somebody wants events.
-    observed: AtomicBool,
-    life: AtomicU8,
-}
-
-/// Whether the queue is still of use.
-const ALIVE: u8 = 0;
-/// Its event loop was closed before it was.
-const LOOP_LOST: u8 = 1;
-/// It belongs to the process that this one was forked from.
-const FORKED: u8 = 2;
-
-static QUEUES: AtomicU32 = AtomicU32::new(0);
 
 #[pymethods]
 impl Core {
@@ -191,31 +163,23 @@ impl Core {
         future: Py<PyAny>,
     ) -> PyResult<u64> {
         let group = arguments::name("group", group)?;
-        let inner = self.inner()?;
-        let now = inner.clock.now();
-        let mut out = Outbox::default();
-        let (ticket, admitted) = {
-            let mut scheduler = lock(&inner.scheduler);
-            let ticket = scheduler.engine.queue_up(now, group, &mut out);
+        let ticket = self.inner()?.schedule(py, None, |scheduler, now, out| {
+            let ticket = scheduler.engine.queue_up(now, group, out);
             scheduler.line.insert(ticket, future);
-            scheduler.keep_events(&mut out);
-            (ticket, scheduler.take_admitted())
-        };
-        inner.tell(py, &out, admitted, None)?;
+            ticket
+        })?;
         Ok(ticket.as_u64())
     }
 
     /// Leaves the line, or gives back the place that was kept.
     fn _leave_line(&self, py: Python<'_>, ticket: u64) -> PyResult<()> {
-        let inner = self.inner()?;
-        let (future, admitted) = {
-            let mut scheduler = lock(&inner.scheduler);
-            let ticket = Ticket::from_u64(ticket);
+        let ticket = Ticket::from_u64(ticket);
+        let future = self.inner()?.schedule(py, None, |scheduler, _, _| {
             scheduler.engine.leave_line(ticket);
-            (scheduler.line.remove(&ticket), scheduler.take_admitted())
-        };
-        drop(future);
-        inner.tell(py, &Outbox::default(), admitted, None)
+            scheduler.line.remove(&ticket)
+        })?;
+        drop(future); // with nothing locked
+        Ok(())
     }
 
     /// Pushes the rows of columns that are lists of one length; see `queue.py`. Gives a verdict a row,
@@ -228,37 +192,8 @@ impl Core {
         payloads: &Bound<'py, PyList>,
         options: &Bound<'py, PyDict>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let inner = self.inner()?;
-        let read = || {
-            let rows = columns::read(groups, senders, payloads, options)?;
-            for row in &rows {
-                push::fits_group(&row.options, || inner.max_wait(&row.group))?;
-            }
-            PyResult::Ok(rows)
-        };
-        let rows = read().map_err(|wrong| inner.closed_or(py, wrong))?;
-        if inner.intake.is_closed() {
-            return Err(inner.closed(py, inner.intake.depth()));
-        }
-        let mut verdicts = Vec::with_capacity(rows.len());
-        let (now, mut wake) = (inner.clock.now(), false);
-        for row in rows {
-            let pushed = inner.push(
-                py,
-                now,
-                (&row.group, &row.sender),
-                row.payload,
-                row.options,
-                Attempt::First,
-            )?;
-            verdicts.push(columns::verdict(&pushed));
-            wake |= pushed.as_ref().is_ok_and(|accepted| accepted.wake);
-        }
-        if wake {
-            inner.wake_for_push(py)?;
-        } else if inner.observed.load(Ordering::Relaxed) {
-            inner.wake(py)?;
-        }
+        let read = || columns::read(groups, senders, payloads, options);
+        let verdicts = self.inner()?.put_many(py, read)?;
         Ok(PyBytes::new(py, &verdicts))
     }
 
@@ -475,19 +410,7 @@ impl Core {
 
     /// The next batch; None: nothing is left to do now, and the next push wakes the driver.
     fn _next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, Batch>>> {
-        let inner = self.inner()?;
-        inner.woken.store(false, Ordering::Release);
-        let now = inner.clock.now();
-        let mut out = Outbox::default();
-        let (call, admitted) = {
-            let mut scheduler = lock(&inner.scheduler);
-            scheduler.slice.renew();
-            let call = scheduler.next(py, now, &mut out);
-            scheduler.keep_events(&mut out);
-            (call, scheduler.take_admitted())
-        };
-        inner.tell(py, &out, admitted, None)?;
-        call.map(|call| inner.hand_out(py, call)).transpose()
+        self.inner()?.next(py)
     }
 
     /// A call returned. The next batch of its slot; None as above; False: the loop must turn first.
@@ -626,23 +549,7 @@ impl Core {
 
     /// Ends the calls of all batches but these: nobody has theirs any more. Returns how many.
     fn _abandon_calls(&self, py: Python<'_>, kept: Vec<Bound<'_, Batch>>) -> PyResult<usize> {
-        let kept: std::collections::HashSet<_> =
-            kept.iter().map(|batch| batch.get().lease_id()).collect();
-        let inner = self.inner()?;
-        let now = inner.clock.now();
-        let mut out = Outbox::default();
-        let lost = {
-            let mut scheduler = lock(&inner.scheduler);
-            let calls = scheduler.engine.calls();
-            let lost: Vec<_> = calls.filter(|lease| !kept.contains(lease)).collect();
-            for &lease in &lost {
-                let _ = scheduler.engine.abandon_call(now, lease, &mut out); // it was there just now
-            }
-            scheduler.keep_events(&mut out);
-            lost.len()
-        };
-        inner.receipts.end(py, &out.ended, None)?;
-        Ok(lost)
+        self.inner()?.abandon_calls(py, &kept)
     }
 
     /// The loop was closed before the queue.
@@ -756,360 +663,6 @@ impl Core {
             ));
         }
         Ok(inner)
-    }
-}
-
-/// How a call ended.
-enum Ending {
-    Done,
-    /// It returned, but has given up on some messages, or wants to be called again.
-    Parted(Outcome<Payload>, Vec<Failure<Payload>>),
-    /// In a word, and whether trying again may help.
-    Failed(&'static str, bool),
-    Abandoned,
-}
-
-impl Inner {
-    fn new(
-        py: Python<'_>,
-        given: &Bound<'_, PyDict>,
-        clock: Option<&Bound<'_, ManualClock>>,
-    ) -> PyResult<Self> {
-        let profile = profile(given)?;
-        let number = QUEUES.fetch_add(1, Ordering::Relaxed);
-        let engine = Engine::new(profile);
-        let inner = Self {
-            number,
-            intake: engine.intake(),
-            scheduler: Mutex::new(Scheduler::new(engine)),
-            clock: Clock::system(),
-            receipts: Receipts::new(number, one_thread_at_a_time(py)?),
-            waker: Mutex::new(None),
-            woken: AtomicBool::new(false),
-            observed: AtomicBool::new(false),
-            life: AtomicU8::new(ALIVE),
-        };
-        if let Some(clock) = clock {
-            inner.clock.follow(clock.get(), false)?;
-        }
-        Ok(inner)
-    }
-
-    /// Reads, pushes, wakes. The inner error is a refusal, which may be for the caller to raise.
-    #[allow(clippy::too_many_arguments)]
-    fn put(
-        &self,
-        py: Python<'_>,
-        group: &Bound<'_, PyAny>,
-        sender: &Bound<'_, PyAny>,
-        payload: Payload,
-        wish: &Wish<'_, '_>,
-        attempt: Attempt,
-        ticket: Option<Ticket>,
-    ) -> PyResult<Result<Py<Receipt>, Refused<Payload>>> {
-        let read = || {
-            let options = wish.read()?;
-            let room = arguments::name("group", group)?;
-            push::fits_group(&options, || self.max_wait(room))?;
-            PyResult::Ok((room, arguments::name("sender", sender)?, options))
-        };
-        let (room, who, options) = read().map_err(|wrong| self.closed_or(py, wrong))?;
-        let receipt = self.receipts.blank(py)?;
-        let now = self.clock.now();
-        let names = || Names {
-            group: group.clone().unbind(),
-            sender: sender.clone().unbind(),
-            id: wish.id.map(|id| id.clone().unbind()),
-        };
-        let told = |accepted: &Accepted| Told::new(accepted.seq.as_u64(), names());
-        let mut pushed = match ticket {
-            None => self.receipts.accept(
-                py,
-                &receipt,
-                || {
-                    self.intake
-                        .push_as(attempt, now, room, who, payload, options)
-                },
-                told,
-            ),
-            Some(ticket) => {
-                let mut scheduler = lock(&self.scheduler);
-                let engine = &mut scheduler.engine;
-                let pushed = engine.push_with(now, ticket, room, who, payload, options);
-                let (future, admitted) =
-                    (scheduler.line.remove(&ticket), scheduler.take_admitted());
-                let accepted = pushed.as_ref().ok();
-                let before =
-                    accepted.map(|accepted| self.receipts.adopt(py, &receipt, told(accepted)));
-                drop(scheduler);
-                drop((future, before));
-                self.tell(py, &Outbox::default(), admitted, None)?;
-                pushed
-            }
-        };
-        if pushed.as_ref().is_err_and(|refused| refused.stale) {
-            self.operate(py, Engine::make_room)?;
-            pushed = pushed.or_else(|refused| {
-                let Refused {
-                    payload, options, ..
-                } = refused;
-                self.receipts.accept(
-                    py,
-                    &receipt,
-                    || {
-                        self.intake
-                            .push_as(Attempt::Last, now, room, who, payload, *options)
-                    },
-                    told,
-                )
-            });
-        }
-        let accepted = match pushed {
-            Ok(accepted) => accepted,
-            Err(refused) => return Ok(Err(refused)),
-        };
-        if accepted.crowded || accepted.evicted {
-            self.operate(py, Engine::make_room)?; // which ends the receipt of what was evicted
-        }
-        if accepted.wake {
-            self.wake_for_push(py)?;
-        }
-        Ok(Ok(receipt))
-    }
-
-    /// The longest wait of a window in a group, whatever its size.
-    fn max_wait(&self, group: &str) -> Duration {
-        lock(&self.scheduler).engine.longest_wait(group)
-    }
-
-    /// The same for a row whose receipt nobody asked for.
-    fn push(
-        &self,
-        py: Python<'_>,
-        now: Time,
-        (group, sender): (&str, &str),
-        payload: Payload,
-        options: engine::Options,
-        attempt: Attempt,
-    ) -> PyResult<Result<Accepted, Refused<Payload>>> {
-        let pushed = self
-            .intake
-            .push_as(attempt, now, group, sender, payload, options);
-        match pushed {
-            Ok(accepted) if accepted.crowded => {
-                self.operate(py, Engine::make_room)?;
-                Ok(Ok(accepted))
-            }
-            Err(Refused {
-                stale: true,
-                payload,
-                options,
-                ..
-            }) => {
-                self.operate(py, Engine::make_room)?;
-                self.push(py, now, (group, sender), payload, *options, Attempt::Last)
-            }
-            verdict => Ok(verdict),
-        }
-    }
-
-    /// Tells receipts and those in line what has come of a call, once the engine is free again. What
-    /// ended is dropped by the caller.
-    fn tell(
-        &self,
-        py: Python<'_>,
-        out: &Outbox<Payload>,
-        admitted: Vec<Py<PyAny>>,
-        outcome: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        die(py, &out.ended, outcome)?;
-        self.receipts.end(py, &out.ended, outcome)?;
-        receipts::resolve(py, admitted)
-    }
-
-    /// Locks, calls, unlocks; then tells receipts, and drops the payloads of what ended.
-    fn operate<T>(
-        &self,
-        py: Python<'_>,
-        call: impl FnOnce(&mut Engine<Payload>, Time, &mut Outbox<Payload>) -> T,
-    ) -> PyResult<T> {
-        let now = self.clock.now();
-        let mut out = Outbox::default();
-        let (answer, admitted) = {
-            let mut scheduler = lock(&self.scheduler);
-            let answer = call(&mut scheduler.engine, now, &mut out);
-            scheduler.keep_events(&mut out);
-            (answer, scheduler.take_admitted())
-        };
-        self.tell(py, &out, admitted, None)?;
-        Ok(answer)
-    }
-
-    /// The same for those who only ask. The driver looks if there is something to tell.
-    fn look<T>(
-        &self,
-        py: Python<'_>,
-        call: impl FnOnce(&mut Engine<Payload>, Time, &mut Outbox<Payload>) -> T,
-    ) -> PyResult<T> {
-        let answer = self.operate(py, call);
-        if self.observed.load(Ordering::Relaxed) {
-            self.wake(py)?;
-        }
-        answer
-    }
-
-    /// The same for those who change something: there may be something to start, or a timer to set.
-    fn control<T>(
-        &self,
-        py: Python<'_>,
-        call: impl FnOnce(&mut Engine<Payload>, Time, &mut Outbox<Payload>) -> T,
-    ) -> PyResult<T> {
-        let answer = self.operate(py, call);
-        self.wake(py)?;
-        answer
-    }
-
-    fn settle<'py>(
-        &self,
-        py: Python<'py>,
-        batch: &Batch,
-        ending: Ending,
-        outcome: Option<&Bound<'py, PyAny>>,
-        more: bool,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let now = self.clock.now();
-        let lease = batch.lease_id();
-        let mut out = Outbox::default();
-        let over = matches!(ending, Ending::Done | Ending::Abandoned);
-        let (next, turn, admitted) = {
-            let mut scheduler = lock(&self.scheduler);
-            let engine = &mut scheduler.engine;
-            // A lease that is lost changes nothing: somebody has seen to its messages.
-            let _ = match ending {
-                Ending::Done => engine.settle(now, lease, Outcome::Done, &mut out),
-                Ending::Parted(outcome, failures) => {
-                    engine.settle_with(now, lease, outcome, failures, &mut out)
-                }
-                Ending::Failed(reason, retry) => {
-                    let error = outcome.map(|outcome| outcome.clone().unbind());
-                    let outcome = Outcome::Failed {
-                        reason,
-                        retry,
-                        error,
-                    };
-                    engine.settle(now, lease, outcome, &mut out)
-                }
-                Ending::Abandoned => engine.abandon_call(now, lease, &mut out),
-            };
-            // On a manual clock whatever happens at one instant comes before its starts (rule T1).
-            let turn = !more || self.clock.is_manual() || scheduler.slice.is_over(now);
-            let next = if turn {
-                None
-            } else {
-                scheduler.next(py, now, &mut out)
-            };
-            scheduler.keep_events(&mut out);
-            (next, turn, scheduler.take_admitted())
-        };
-        if !over {
-            self.receipts.rest(py, batch.seqs());
-        }
-        self.tell(py, &out, admitted, outcome)?;
-        match next {
-            Some(call) => Ok(self.hand_out(py, call)?.into_any()),
-            None if turn => Ok(PyBool::new(py, false).to_owned().into_any()),
-            None => Ok(py.None().into_bound(py)),
-        }
-    }
-
-    fn hand_out<'py>(&self, py: Python<'py>, call: Call) -> PyResult<Bound<'py, Batch>> {
-        self.receipts.run(py, call.seqs());
-        Bound::new(py, Batch::new(call, self.number))
-    }
-
-    /// Has the driver look, once for all who ask before it does.
-    fn wake(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(waker) = self.waker(py) else {
-            return Ok(());
-        };
-        if !self.woken.swap(true, Ordering::AcqRel) {
-            waker.call0(py)?;
-        }
-        Ok(())
-    }
-
-    /// The same for a push that was told to: nobody else will see to its message.
-    #[cold]
-    fn wake_for_push(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(waker) = self.waker(py) else {
-            return Ok(());
-        };
-        if waker.call0(py)?.is_truthy(py)? {
-            return Ok(());
-        }
-        Err(error::closed(py, "loop_closed", self.intake.depth()))
-    }
-
-    fn waker(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        let waker = lock(&self.waker);
-        waker.as_ref().map(|waker| waker.clone_ref(py))
-    }
-
-    #[cold]
-    fn refuse(&self, py: Python<'_>, refused: &Refused<Payload>) -> PyErr {
-        // The event of the refusal, if anybody wants it, is told at the driver's next look.
-        if self.observed.load(Ordering::Relaxed)
-            && let Err(error) = self.wake(py)
-        {
-            return error;
-        }
-        match refused.reason {
-            Refusal::Closed => self.closed(py, refused.depth),
-            reason => error::rejected(py, reason, refused.depth),
-        }
-    }
-
-    /// What is wrong with a push, unless the queue takes none at all: that comes first (rule A1).
-    #[cold]
-    fn closed_or(&self, py: Python<'_>, wrong: PyErr) -> PyErr {
-        if self.intake.is_closed() {
-            self.closed(py, self.intake.depth())
-        } else {
-            wrong
-        }
-    }
-
-    fn closed(&self, py: Python<'_>, depth: u64) -> PyErr {
-        let reason = match self.life.load(Ordering::Acquire) {
-            LOOP_LOST => "loop_closed",
-            FORKED => "forked",
-            _ => "closed",
-        };
-        error::closed(py, reason, depth)
-    }
-}
-
-/// Tells failures what is dead of them, and why.
-fn die(
-    py: Python<'_>,
-    ended: &[Ended<Payload>],
-    outcome: Option<&Bound<'_, PyAny>>,
-) -> PyResult<()> {
-    for message in ended.iter().filter(|message| message.end == End::Dead) {
-        let of_call = outcome.filter(|_| message.lease.is_some());
-        let own = message.error.as_ref().map(|error| error.bind(py));
-        if let Some(failure) = own.or(of_call) {
-            failure.call_method1("die", (message.seq.as_u64(), message.reason))?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether reference counts mean something: not in a build of Python without its global lock.
-fn one_thread_at_a_time(py: Python<'_>) -> PyResult<bool> {
-    match py.import("sys")?.getattr("_is_gil_enabled") {
-        Ok(asked) => asked.call0()?.extract(),
-        Err(_) => Ok(true),
     }
 }
 

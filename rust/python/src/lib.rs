@@ -6,6 +6,7 @@
 
 mod arguments;
 mod batch;
+mod calls;
 mod clock;
 mod columns;
 mod core;
@@ -13,7 +14,9 @@ mod error;
 mod events;
 mod explain;
 mod figures;
+mod inner;
 mod message;
+mod options;
 mod push;
 mod receipt;
 mod receipts;

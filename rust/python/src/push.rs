@@ -1,122 +1,174 @@
-//! What a push is given, read into what the engine takes.
+//! The ways in: one message, or rows of them.
 
-use std::time::Duration;
-
-use chinwag_engine::{Options, Points, Size};
-use pyo3::exceptions::PyValueError;
+use chinwag_engine::{Accepted, Attempt, Engine, Options, Refusal, Refused, Ticket, Time};
 use pyo3::prelude::*;
 
 use crate::arguments;
+use crate::columns::{self, Row};
+use crate::error;
+use crate::inner::Inner;
+use crate::options::{self, Wish};
+use crate::receipt::{Names, Receipt, Told};
+use crate::scheduler::Payload;
 
-/// The keyword arguments of a push, as they came.
-#[derive(Default)]
-pub(crate) struct Wish<'a, 'py> {
-    pub(crate) id: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) at: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) real_time: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) rank: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) size: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) batch_key: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) quiet_s: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) flush: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) standalone: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) bypass: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) context: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) ttl_s: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) delay_s: Option<&'a Bound<'py, PyAny>>,
-}
+/// What the engine says to a push.
+type Pushed = Result<Accepted, Refused<Payload>>;
 
-impl Wish<'_, '_> {
-    /// Reads them. Whether a quiet period fits its group is for [`fits_group`].
-    pub(crate) fn read(&self) -> PyResult<Options> {
-        let options = Options {
-            id: own_id(self.id)?,
-            at: self.at.map(|at| arguments::time("at", at)).transpose()?,
-            size: match self.size {
-                Some(size) => arguments::size("size", size)?,
-                None => Size::ONE,
-            },
-            batch_key: arguments::optional_name("batch_key", self.batch_key)?.map(Into::into),
-            quiet: span("quiet_s", self.quiet_s)?,
-            rank: match self.rank {
-                Some(rank) => arguments::points("rank", rank)?,
-                None => Points::default(),
-            },
-            ttl: span("ttl_s", self.ttl_s)?,
-            delay: delay(self.delay_s)?,
-            flush: flag("flush", self.flush)?,
-            standalone: flag("standalone", self.standalone)?,
-            real_time: flag("real_time", self.real_time)?,
-            context: flag("context", self.context)?,
-            bypass: flag("bypass", self.bypass)?,
+impl Inner {
+    /// Reads, pushes, wakes. The inner error is a refusal, which may be for the caller to raise.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn put(
+        &self,
+        py: Python<'_>,
+        group: &Bound<'_, PyAny>,
+        sender: &Bound<'_, PyAny>,
+        payload: Payload,
+        wish: &Wish<'_, '_>,
+        attempt: Attempt,
+        ticket: Option<Ticket>,
+    ) -> PyResult<Result<Py<Receipt>, Refused<Payload>>> {
+        let read = || {
+            let options = wish.read()?;
+            let room = arguments::name("group", group)?;
+            options::fits_group(&options, || self.max_wait(room))?;
+            PyResult::Ok((room, arguments::name("sender", sender)?, options))
         };
-        if let Err(why) = fit_together(&options) {
-            return Err(PyValueError::new_err(why));
+        let (room, who, options) = read().map_err(|wrong| self.closed_or(py, wrong))?;
+        let receipt = self.receipts.blank(py)?;
+        let now = self.clock.now();
+        let names = || Names {
+            group: group.clone().unbind(),
+            sender: sender.clone().unbind(),
+            id: wish.id.map(|id| id.clone().unbind()),
+        };
+        let told = |accepted: &Accepted| Told::new(accepted.seq.as_u64(), names());
+        let push = |attempt, payload, options| {
+            let push = || {
+                self.intake
+                    .push_as(attempt, now, room, who, payload, options)
+            };
+            self.receipts.accept(py, &receipt, push, told)
+        };
+        let pushed = match ticket {
+            None => push(attempt, payload, options),
+            Some(ticket) => {
+                let (pushed, unheld) = self.schedule(py, None, |scheduler, _, _| {
+                    let engine = &mut scheduler.engine;
+                    let pushed = engine.push_with(now, ticket, room, who, payload, options);
+                    let future = scheduler.line.remove(&ticket);
+                    let accepted = pushed.as_ref().ok();
+                    let before =
+                        accepted.map(|accepted| self.receipts.adopt(py, &receipt, told(accepted)));
+                    (pushed, (future, before))
+                })?;
+                drop(unheld);
+                pushed
+            }
+        };
+        let pushed = match pushed {
+            Ok(accepted) if !accepted.crowded && !accepted.evicted => pushed,
+            pushed => self.make_room(py, pushed, push)?,
+        };
+        let accepted = match pushed {
+            Ok(accepted) => accepted,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        if accepted.wake {
+            self.wake_for_push(py)?;
         }
-        Ok(options)
+        Ok(Ok(receipt))
     }
-}
 
-/// Which wishes contradict each other (rule T4).
-pub(crate) fn fit_together(options: &Options) -> Result<(), &'static str> {
-    match (options.bypass, options.context, options.delay.is_some()) {
-        (true, true, _) => Err(
-            "bypass=True with context=True: a message either starts at once or waits for the next \
-             call; give one of them",
-        ),
-        (true, _, true) => Err(
-            "bypass=True with delay_s: what bypasses the others starts at once; push it later, or \
-             leave out bypass",
-        ),
-        (_, true, true) => Err(
-            "context=True with delay_s: context is there at once; push it later, or leave out context",
-        ),
-        _ => Ok(()),
+    /// Pushes rows, whose receipts nobody asked for. Gives a verdict a row.
+    pub(crate) fn put_many(
+        &self,
+        py: Python<'_>,
+        read: impl FnOnce() -> PyResult<Vec<Row>>,
+    ) -> PyResult<Vec<u8>> {
+        let read = || {
+            let rows = read()?;
+            for row in &rows {
+                options::fits_group(&row.options, || self.max_wait(&row.group))?;
+            }
+            PyResult::Ok(rows)
+        };
+        let rows = read().map_err(|wrong| self.closed_or(py, wrong))?;
+        if self.intake.is_closed() {
+            return Err(self.closed(py, self.intake.depth()));
+        }
+        let mut verdicts = Vec::with_capacity(rows.len());
+        let (now, mut wake) = (self.clock.now(), false);
+        for row in rows {
+            let pushed = self.push_row(py, now, row)?;
+            verdicts.push(columns::verdict(&pushed));
+            wake |= pushed.as_ref().is_ok_and(|accepted| accepted.wake);
+        }
+        if wake {
+            self.wake_for_push(py)?;
+        } else {
+            self.wake_if_observed(py)?;
+        }
+        Ok(verdicts)
     }
-}
 
-/// An id of its own. The form `#<number>` is that of automatic ones.
-pub(crate) fn own_id(id: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Box<str>>> {
-    let Some(id) = arguments::optional_name("id", id)? else {
-        return Ok(None);
-    };
-    let number = id.strip_prefix('#');
-    if number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit())) {
-        return Err(PyValueError::new_err(format!(
-            "id={id:?}: ids of the form #<number> are those that chinwag gives; put something before it"
-        )));
+    fn push_row(&self, py: Python<'_>, now: Time, row: Row) -> PyResult<Pushed> {
+        let (group, sender) = (row.group, row.sender);
+        let push = |attempt, payload, options| {
+            self.intake
+                .push_as(attempt, now, &group, &sender, payload, options)
+        };
+        let pushed = push(Attempt::First, row.payload, row.options);
+        match pushed {
+            Ok(accepted) if !accepted.crowded => Ok(pushed),
+            pushed => self.make_room(py, pushed, push),
+        }
     }
-    Ok(Some(id.into()))
-}
 
-/// Whether a message would ever be handed over in a group with this `max_wait` (rule W6).
-pub(crate) fn fits_group(options: &Options, max_wait: impl FnOnce() -> Duration) -> PyResult<()> {
-    if options.quiet != Some(Duration::MAX) || max_wait() != Duration::MAX {
-        return Ok(());
+    /// Has the engine make room where a push says so, and pushes once more if that may help.
+    #[cold] // not to be inlined: most pushes need none of it
+    fn make_room(
+        &self,
+        py: Python<'_>,
+        pushed: Pushed,
+        push: impl FnOnce(Attempt, Payload, Options) -> Pushed,
+    ) -> PyResult<Pushed> {
+        let pushed = match pushed {
+            Err(refused) if refused.stale => {
+                self.operate(py, Engine::make_room)?;
+                push(Attempt::Last, refused.payload, *refused.options)
+            }
+            pushed => pushed,
+        };
+        // Evicted: this ends its receipt.
+        if pushed
+            .as_ref()
+            .is_ok_and(|accepted| accepted.crowded || accepted.evicted)
+        {
+            self.operate(py, Engine::make_room)?;
+        }
+        Ok(pushed)
     }
-    Err(PyValueError::new_err(
-        "quiet_s=inf in a queue with max_wait_s=inf: the message would wait for ever; give it \
-         seconds, or the queue a max_wait_s",
-    ))
-}
 
-fn span(what: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
-    value
-        .map(|value| arguments::seconds(what, value))
-        .transpose()
-}
-
-/// A delay ends.
-fn delay(value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
-    let delay = span("delay_s", value)?;
-    if delay == Some(Duration::MAX) {
-        return Err(PyValueError::new_err(
-            "delay_s=inf: the message would never arrive; give seconds, at most 1,000,000,000",
-        ));
+    /// A refusal, to be raised.
+    #[cold]
+    pub(crate) fn refuse(&self, py: Python<'_>, refused: &Refused<Payload>) -> PyErr {
+        // The event of the refusal, if anybody wants it, is told at the driver's next look.
+        if let Err(error) = self.wake_if_observed(py) {
+            return error;
+        }
+        match refused.reason {
+            Refusal::Closed => self.closed(py, refused.depth),
+            reason => error::rejected(py, reason, refused.depth),
+        }
     }
-    Ok(delay.filter(|delay| !delay.is_zero()))
-}
 
-fn flag(what: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
-    value.map_or(Ok(false), |value| arguments::flag(what, value))
+    /// What is wrong with a push, unless the queue takes none at all: that comes first (rule A1).
+    #[cold]
+    fn closed_or(&self, py: Python<'_>, wrong: PyErr) -> PyErr {
+        if self.intake.is_closed() {
+            self.closed(py, self.intake.depth())
+        } else {
+            wrong
+        }
+    }
 }

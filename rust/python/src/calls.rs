@@ -1,0 +1,106 @@
+//! The way out: the next call, and what comes of one.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+
+use chinwag_engine::{Failure, Outcome};
+use pyo3::prelude::*;
+use pyo3::types::PyBool;
+
+use crate::batch::{Batch, Call};
+use crate::inner::Inner;
+use crate::scheduler::Payload;
+
+/// How a call ended.
+pub(crate) enum Ending {
+    Done,
+    /// It returned, but has given up on some messages, or wants to be called again.
+    Parted(Outcome<Payload>, Vec<Failure<Payload>>),
+    /// In a word, and whether trying again may help.
+    Failed(&'static str, bool),
+    Abandoned,
+}
+
+impl Inner {
+    /// The next batch; none: nothing is left to do now, and the next push wakes the driver.
+    pub(crate) fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, Batch>>> {
+        self.woken.store(false, Ordering::Release);
+        let call = self.schedule(py, None, |scheduler, now, out| {
+            scheduler.slice.renew();
+            scheduler.next(py, now, out)
+        })?;
+        call.map(|call| self.hand_out(py, call)).transpose()
+    }
+
+    /// A call ended. The next batch of its slot, if there may be `more`; None as above; False: the
+    /// loop must turn first.
+    pub(crate) fn settle<'py>(
+        &self,
+        py: Python<'py>,
+        batch: &Batch,
+        ending: Ending,
+        outcome: Option<&Bound<'py, PyAny>>,
+        more: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let lease = batch.lease_id();
+        let over = matches!(ending, Ending::Done | Ending::Abandoned);
+        let (next, turn) = self.schedule(py, outcome, |scheduler, now, out| {
+            let engine = &mut scheduler.engine;
+            // A lease that is lost changes nothing: somebody has seen to its messages.
+            let _ = match ending {
+                Ending::Done => engine.settle(now, lease, Outcome::Done, out),
+                Ending::Parted(outcome, failures) => {
+                    engine.settle_with(now, lease, outcome, failures, out)
+                }
+                Ending::Failed(reason, retry) => {
+                    let error = outcome.map(|outcome| outcome.clone().unbind());
+                    let outcome = Outcome::Failed {
+                        reason,
+                        retry,
+                        error,
+                    };
+                    engine.settle(now, lease, outcome, out)
+                }
+                Ending::Abandoned => engine.abandon_call(now, lease, out),
+            };
+            if !over {
+                self.receipts.rest(py, batch.seqs()); // before they can be in another call
+            }
+            // On a manual clock whatever happens at one instant comes before its starts (rule T1).
+            let turn = !more || self.clock.is_manual() || scheduler.slice.is_over(now);
+            let next = if turn {
+                None
+            } else {
+                scheduler.next(py, now, out)
+            };
+            (next, turn)
+        })?;
+        match next {
+            Some(call) => Ok(self.hand_out(py, call)?.into_any()),
+            None if turn => Ok(PyBool::new(py, false).to_owned().into_any()),
+            None => Ok(py.None().into_bound(py)),
+        }
+    }
+
+    /// Ends the calls of all batches but these. Returns how many.
+    pub(crate) fn abandon_calls(
+        &self,
+        py: Python<'_>,
+        kept: &[Bound<'_, Batch>],
+    ) -> PyResult<usize> {
+        let kept: HashSet<_> = kept.iter().map(|batch| batch.get().lease_id()).collect();
+        self.operate(py, |engine, now, out| {
+            let calls = engine.calls();
+            let lost: Vec<_> = calls.filter(|lease| !kept.contains(lease)).collect();
+            for &lease in &lost {
+                let _ = engine.abandon_call(now, lease, out); // it was there just now
+            }
+            lost.len()
+        })
+    }
+
+    fn hand_out<'py>(&self, py: Python<'py>, call: Call) -> PyResult<Bound<'py, Batch>> {
+        self.receipts.run(py, call.seqs());
+        Bound::new(py, Batch::new(call, self.number))
+    }
+}

@@ -203,25 +203,7 @@ class Core(Generic[_P]):
     # For the driver
 
     def _put(
-        self,
-        ticket: int | None,
-        group: str,
-        sender: str,
-        payload: _P,
-        *,
-        id: str | None = None,
-        at: float | datetime | None = None,
-        real_time: bool | None = None,
-        rank: float | None = None,
-        size: float | None = None,
-        batch_key: str | None = None,
-        quiet_s: float | None = None,
-        flush: bool | None = None,
-        standalone: bool | None = None,
-        bypass: bool | None = None,
-        context: bool | None = None,
-        ttl_s: float | None = None,
-        delay_s: float | None = None,
+        self, ticket: int | None, group: str, sender: str, payload: _P, options: tuple[Any, ...]
     ) -> Receipt | None: ...
     def _queue_up(self, group: str, future: object) -> int: ...
     def _leave_line(self, ticket: int) -> None: ...

@@ -153,28 +153,26 @@ class Queue(_core.Core[P]):
             QueueFull: As many messages bypass the others as may.
             TypeError, ValueError: An argument cannot be taken.
         """
+        # In the order of `put_nowait`.
+        asked = (
+            id,
+            at,
+            real_time,
+            rank,
+            size,
+            batch_key,
+            quiet_s,
+            flush,
+            standalone,
+            bypass,
+            context,
+            ttl_s,
+            delay_s,
+        )
         ticket: int | None = None
         while True:
             try:
-                receipt = self._put(
-                    ticket,
-                    group,
-                    sender,
-                    payload,
-                    id=id,
-                    at=at,
-                    real_time=real_time,
-                    rank=rank,
-                    size=size,
-                    batch_key=batch_key,
-                    quiet_s=quiet_s,
-                    flush=flush,
-                    standalone=standalone,
-                    bypass=bypass,
-                    context=context,
-                    ttl_s=ttl_s,
-                    delay_s=delay_s,
-                )
+                receipt = self._put(ticket, group, sender, payload, asked)
             except BaseException:
                 if ticket is not None:  # the place that is kept goes to the next
                     self._leave_line(ticket)

@@ -5,7 +5,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use crate::options::Wish;
+use crate::options;
 use crate::scheduler::Payload;
 
 /// One message.
@@ -21,57 +21,15 @@ pub(crate) fn read(
     groups: &Bound<'_, PyList>,
     senders: &Bound<'_, PyList>,
     payloads: &Bound<'_, PyList>,
-    options: &Bound<'_, PyDict>,
+    given: &Bound<'_, PyDict>,
 ) -> PyResult<Vec<Row>> {
-    let column = |name| -> PyResult<Option<Bound<'_, PyList>>> {
-        let found = options.get_item(name)?;
+    let columns = options::Options::each(|name| -> PyResult<Option<Bound<'_, PyList>>> {
+        let found = given.get_item(name)?;
         found.map(|column| Ok(column.cast_into()?)).transpose()
-    };
-    let at = column("at")?;
-    let ids = column("id")?;
-    let real_time = column("real_time")?;
-    let rank = column("rank")?;
-    let size = column("size")?;
-    let batch_key = column("batch_key")?;
-    let quiet_s = column("quiet_s")?;
-    let flush = column("flush")?;
-    let standalone = column("standalone")?;
-    let bypass = column("bypass")?;
-    let context = column("context")?;
-    let ttl_s = column("ttl_s")?;
-    let delay_s = column("delay_s")?;
+    })?;
     let mut rows = Vec::with_capacity(groups.len());
     for row in 0..groups.len() {
-        let cells = [
-            cell(ids.as_ref(), row)?,
-            cell(at.as_ref(), row)?,
-            cell(real_time.as_ref(), row)?,
-            cell(rank.as_ref(), row)?,
-            cell(size.as_ref(), row)?,
-            cell(batch_key.as_ref(), row)?,
-            cell(quiet_s.as_ref(), row)?,
-            cell(flush.as_ref(), row)?,
-            cell(standalone.as_ref(), row)?,
-            cell(bypass.as_ref(), row)?,
-            cell(context.as_ref(), row)?,
-            cell(ttl_s.as_ref(), row)?,
-            cell(delay_s.as_ref(), row)?,
-        ];
-        let wish = Wish {
-            id: cells[0].as_ref(),
-            at: cells[1].as_ref(),
-            real_time: cells[2].as_ref(),
-            rank: cells[3].as_ref(),
-            size: cells[4].as_ref(),
-            batch_key: cells[5].as_ref(),
-            quiet_s: cells[6].as_ref(),
-            flush: cells[7].as_ref(),
-            standalone: cells[8].as_ref(),
-            bypass: cells[9].as_ref(),
-            context: cells[10].as_ref(),
-            ttl_s: cells[11].as_ref(),
-            delay_s: cells[12].as_ref(),
-        };
+        let wish = columns.try_map(|column| cell(column.as_ref(), row))?;
         let (group, sender) = (groups.get_item(row)?, senders.get_item(row)?);
         let read = || {
             PyResult::Ok(Row {

@@ -65,19 +65,19 @@ impl Core {
         group: &Bound<'_, PyAny>,
         sender: &Bound<'_, PyAny>,
         payload: Payload,
-        id: Option<&Bound<'_, PyAny>>,
-        at: Option<&Bound<'_, PyAny>>,
-        real_time: Option<&Bound<'_, PyAny>>,
-        rank: Option<&Bound<'_, PyAny>>,
-        size: Option<&Bound<'_, PyAny>>,
-        batch_key: Option<&Bound<'_, PyAny>>,
-        quiet_s: Option<&Bound<'_, PyAny>>,
-        flush: Option<&Bound<'_, PyAny>>,
-        standalone: Option<&Bound<'_, PyAny>>,
-        bypass: Option<&Bound<'_, PyAny>>,
-        context: Option<&Bound<'_, PyAny>>,
-        ttl_s: Option<&Bound<'_, PyAny>>,
-        delay_s: Option<&Bound<'_, PyAny>>,
+        id: Option<Bound<'_, PyAny>>,
+        at: Option<Bound<'_, PyAny>>,
+        real_time: Option<Bound<'_, PyAny>>,
+        rank: Option<Bound<'_, PyAny>>,
+        size: Option<Bound<'_, PyAny>>,
+        batch_key: Option<Bound<'_, PyAny>>,
+        quiet_s: Option<Bound<'_, PyAny>>,
+        flush: Option<Bound<'_, PyAny>>,
+        standalone: Option<Bound<'_, PyAny>>,
+        bypass: Option<Bound<'_, PyAny>>,
+        context: Option<Bound<'_, PyAny>>,
+        ttl_s: Option<Bound<'_, PyAny>>,
+        delay_s: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Py<Receipt>> {
         let wish = Wish {
             id,
@@ -101,13 +101,9 @@ impl Core {
         }
     }
 
-    /// The same for `put`: None, and nothing has happened, if it would have to wait for room; with a
-    /// ticket that has been served, into the place that is kept for it.
-    #[pyo3(signature = (ticket, group, sender, payload, *, id = None, at = None, real_time = None,
-                        rank = None, size = None, batch_key = None, quiet_s = None, flush = None,
-                        standalone = None, bypass = None, context = None, ttl_s = None,
-                        delay_s = None))]
-    #[allow(clippy::too_many_arguments)]
+    /// The same for `put`, with the options in the order above: None, and nothing has happened, if it
+    /// would have to wait for room; with a ticket that has been served, into the place that is kept
+    /// for it.
     fn _put(
         &self,
         py: Python<'_>,
@@ -115,35 +111,15 @@ impl Core {
         group: &Bound<'_, PyAny>,
         sender: &Bound<'_, PyAny>,
         payload: Payload,
-        id: Option<&Bound<'_, PyAny>>,
-        at: Option<&Bound<'_, PyAny>>,
-        real_time: Option<&Bound<'_, PyAny>>,
-        rank: Option<&Bound<'_, PyAny>>,
-        size: Option<&Bound<'_, PyAny>>,
-        batch_key: Option<&Bound<'_, PyAny>>,
-        quiet_s: Option<&Bound<'_, PyAny>>,
-        flush: Option<&Bound<'_, PyAny>>,
-        standalone: Option<&Bound<'_, PyAny>>,
-        bypass: Option<&Bound<'_, PyAny>>,
-        context: Option<&Bound<'_, PyAny>>,
-        ttl_s: Option<&Bound<'_, PyAny>>,
-        delay_s: Option<&Bound<'_, PyAny>>,
+        options: &Bound<'_, PyTuple>,
     ) -> PyResult<Option<Py<Receipt>>> {
-        let wish = Wish {
-            id,
-            at,
-            real_time,
-            rank,
-            size,
-            batch_key,
-            quiet_s,
-            flush,
-            standalone,
-            bypass,
-            context,
-            ttl_s,
-            delay_s,
-        };
+        let mut given = options.iter();
+        let wish = Wish::each(|_| {
+            let given = given
+                .next()
+                .ok_or_else(|| PyTypeError::new_err("an option is missing"))?;
+            Ok((!given.is_none()).then_some(given))
+        })?;
         let inner = self.inner()?;
         let ticket = ticket.map(Ticket::from_u64);
         match inner.put(py, group, sender, payload, &wish, Attempt::Willing, ticket)? {

@@ -2,53 +2,103 @@
 
 use std::time::Duration;
 
-use chinwag_engine::{Options, Points, Size};
+use chinwag_engine as engine;
+use chinwag_engine::{Points, Size};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::arguments;
 
-/// The keyword arguments of a push, as they came.
-#[derive(Default)]
-pub(crate) struct Wish<'a, 'py> {
-    pub(crate) id: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) at: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) real_time: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) rank: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) size: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) batch_key: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) quiet_s: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) flush: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) standalone: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) bypass: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) context: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) ttl_s: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) delay_s: Option<&'a Bound<'py, PyAny>>,
+/// The options of a push, each as it came: as what is asked for, or as a column of that.
+pub(crate) struct Options<T> {
+    pub(crate) id: T,
+    pub(crate) at: T,
+    pub(crate) real_time: T,
+    pub(crate) rank: T,
+    pub(crate) size: T,
+    pub(crate) batch_key: T,
+    pub(crate) quiet_s: T,
+    pub(crate) flush: T,
+    pub(crate) standalone: T,
+    pub(crate) bypass: T,
+    pub(crate) context: T,
+    pub(crate) ttl_s: T,
+    pub(crate) delay_s: T,
 }
 
-impl Wish<'_, '_> {
+/// What one push asks for; none where it says nothing.
+pub(crate) type Wish<'py> = Options<Option<Bound<'py, PyAny>>>;
+
+impl<T> Options<T> {
+    /// Finds each by its name, in the order of `put_nowait`.
+    pub(crate) fn each(mut find: impl FnMut(&'static str) -> PyResult<T>) -> PyResult<Self> {
+        Ok(Self {
+            id: find("id")?,
+            at: find("at")?,
+            real_time: find("real_time")?,
+            rank: find("rank")?,
+            size: find("size")?,
+            batch_key: find("batch_key")?,
+            quiet_s: find("quiet_s")?,
+            flush: find("flush")?,
+            standalone: find("standalone")?,
+            bypass: find("bypass")?,
+            context: find("context")?,
+            ttl_s: find("ttl_s")?,
+            delay_s: find("delay_s")?,
+        })
+    }
+
+    pub(crate) fn try_map<U>(
+        &self,
+        mut each: impl FnMut(&T) -> PyResult<U>,
+    ) -> PyResult<Options<U>> {
+        Ok(Options {
+            id: each(&self.id)?,
+            at: each(&self.at)?,
+            real_time: each(&self.real_time)?,
+            rank: each(&self.rank)?,
+            size: each(&self.size)?,
+            batch_key: each(&self.batch_key)?,
+            quiet_s: each(&self.quiet_s)?,
+            flush: each(&self.flush)?,
+            standalone: each(&self.standalone)?,
+            bypass: each(&self.bypass)?,
+            context: each(&self.context)?,
+            ttl_s: each(&self.ttl_s)?,
+            delay_s: each(&self.delay_s)?,
+        })
+    }
+}
+
+impl Wish<'_> {
     /// Reads them. Whether a quiet period fits its group is for [`fits_group`].
-    pub(crate) fn read(&self) -> PyResult<Options> {
-        let options = Options {
-            id: own_id(self.id)?,
-            at: self.at.map(|at| arguments::time("at", at)).transpose()?,
-            size: match self.size {
+    pub(crate) fn read(&self) -> PyResult<engine::Options> {
+        let options = engine::Options {
+            id: own_id(self.id.as_ref())?,
+            at: self
+                .at
+                .as_ref()
+                .map(|at| arguments::time("at", at))
+                .transpose()?,
+            size: match &self.size {
                 Some(size) => arguments::size("size", size)?,
                 None => Size::ONE,
             },
-            batch_key: arguments::optional_name("batch_key", self.batch_key)?.map(Into::into),
-            quiet: span("quiet_s", self.quiet_s)?,
-            rank: match self.rank {
+            batch_key: arguments::optional_name("batch_key", self.batch_key.as_ref())?
+                .map(Into::into),
+            quiet: span("quiet_s", self.quiet_s.as_ref())?,
+            rank: match &self.rank {
                 Some(rank) => arguments::points("rank", rank)?,
                 None => Points::default(),
             },
-            ttl: span("ttl_s", self.ttl_s)?,
-            delay: delay(self.delay_s)?,
-            flush: flag("flush", self.flush)?,
-            standalone: flag("standalone", self.standalone)?,
-            real_time: flag("real_time", self.real_time)?,
-            context: flag("context", self.context)?,
-            bypass: flag("bypass", self.bypass)?,
+            ttl: span("ttl_s", self.ttl_s.as_ref())?,
+            delay: delay(self.delay_s.as_ref())?,
+            flush: flag("flush", self.flush.as_ref())?,
+            standalone: flag("standalone", self.standalone.as_ref())?,
+            real_time: flag("real_time", self.real_time.as_ref())?,
+            context: flag("context", self.context.as_ref())?,
+            bypass: flag("bypass", self.bypass.as_ref())?,
         };
         if let Err(why) = fit_together(&options) {
             return Err(PyValueError::new_err(why));
@@ -58,7 +108,7 @@ impl Wish<'_, '_> {
 }
 
 /// Which wishes contradict each other (rule T4).
-pub(crate) fn fit_together(options: &Options) -> Result<(), &'static str> {
+pub(crate) fn fit_together(options: &engine::Options) -> Result<(), &'static str> {
     match (options.bypass, options.context, options.delay.is_some()) {
         (true, true, _) => Err(
             "bypass=True with context=True: a message either starts at once or waits for the next \
@@ -90,7 +140,10 @@ pub(crate) fn own_id(id: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Box<str>>
 }
 
 /// Whether a message would ever be handed over in a group with this `max_wait` (rule W6).
-pub(crate) fn fits_group(options: &Options, max_wait: impl FnOnce() -> Duration) -> PyResult<()> {
+pub(crate) fn fits_group(
+    options: &engine::Options,
+    max_wait: impl FnOnce() -> Duration,
+) -> PyResult<()> {
     if options.quiet != Some(Duration::MAX) || max_wait() != Duration::MAX {
         return Ok(());
     }

@@ -23,7 +23,7 @@ impl Inner {
         group: &Bound<'_, PyAny>,
         sender: &Bound<'_, PyAny>,
         payload: Payload,
-        wish: &Wish<'_, '_>,
+        wish: &Wish<'_>,
         attempt: Attempt,
         ticket: Option<Ticket>,
     ) -> PyResult<Result<Py<Receipt>, Refused<Payload>>> {
@@ -39,7 +39,7 @@ impl Inner {
         let names = || Names {
             group: group.clone().unbind(),
             sender: sender.clone().unbind(),
-            id: wish.id.map(|id| id.clone().unbind()),
+            id: wish.id.clone().map(Bound::unbind),
         };
         let told = |accepted: &Accepted| Told::new(accepted.seq.as_u64(), names());
         let push = |attempt, payload, options| {
@@ -52,16 +52,15 @@ impl Inner {
         let pushed = match ticket {
             None => push(attempt, payload, options),
             Some(ticket) => {
-                let (pushed, unheld) = self.schedule(py, None, |scheduler, _, _| {
+                let (pushed, before) = self.schedule(py, None, |scheduler, _, _| {
                     let engine = &mut scheduler.engine;
                     let pushed = engine.push_with(now, ticket, room, who, payload, options);
-                    let future = scheduler.line.remove(&ticket);
                     let accepted = pushed.as_ref().ok();
                     let before =
                         accepted.map(|accepted| self.receipts.adopt(py, &receipt, told(accepted)));
-                    (pushed, (future, before))
+                    (pushed, before)
                 })?;
-                drop(unheld);
+                drop(before); // with nothing locked
                 pushed
             }
         };

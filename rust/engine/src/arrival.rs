@@ -346,17 +346,8 @@ impl<P> Engine<P> {
 
     /// Lets a lane compete if it may, and only then.
     pub(crate) fn review_lane(&mut self, id: LaneId, held_up: HeldUp) {
-        let lane = &self.lanes[id];
-        let (able, group) = (lane.able, lane.group);
-        let may = match self.lanes_are(id, Lanes::Message) {
-            true => lane.head_is_due() || lane.held.iter().any(|&(again, _)| self.held[again].due),
-            false if lane.running > 0 => false,
-            false => match lane.held.front() {
-                Some(&(again, _)) => self.held[again].due,
-                None => lane.head_is_due(),
-            },
-        };
-        if may == able {
+        let may = self.may_start(id);
+        if may == self.lanes[id].able {
             return;
         }
         if may {
@@ -364,7 +355,20 @@ impl<P> Engine<P> {
         } else {
             self.disable_lane(id);
         }
-        self.offer_group(group, held_up);
+        self.offer_group(self.lanes[id].group, held_up);
+    }
+
+    /// Whether a lane has something due that no call or batch before it holds up.
+    pub(crate) fn may_start(&self, id: LaneId) -> bool {
+        let lane = &self.lanes[id];
+        match self.lanes_are(id, Lanes::Message) {
+            true => lane.head_is_due() || lane.held.iter().any(|&(again, _)| self.held[again].due),
+            false if lane.running > 0 => false,
+            false => match lane.held.front() {
+                Some(&(again, _)) => self.held[again].due,
+                None => lane.head_is_due(),
+            },
+        }
     }
 
     /// The call of a lane has ended and something waits in it.

@@ -292,12 +292,11 @@ impl<P> Engine<P> {
             self.token_at = bucket.free_at();
             return None;
         }
-        let many = self.groups[group].settings(&self.profile).lanes == Lanes::Message;
         self.leave_lane(lane);
         let lease = self.lease_next(group, lane, out);
         self.serve(group, activity, lane);
         // Under `lanes="message"` what is left of the lane goes on competing.
-        if many && self.lanes[lane].head().is_some() {
+        if self.may_start(lane) {
             self.score(lane);
             self.enter_lane(lane);
         } else {

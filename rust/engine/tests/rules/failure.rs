@@ -73,6 +73,21 @@ fn messages_for_themselves_back_off_each_for_itself() {
 }
 
 #[test]
+fn backoffs_that_end_together_start_together() {
+    let mut world = World::new(Settings {
+        lanes: Lanes::Message,
+        ..steady()
+    });
+    world.push(0.0, "ann", "a");
+    world.push(0.0, "ann", "b");
+    for call in world.poll(0.0) {
+        fail(&mut world, 0.0, &call);
+    }
+
+    assert_eq!(world.starts(1.0), [["b"], ["a"]], "b is back-to-back");
+}
+
+#[test]
 fn no_retry_ends_it_at_once() {
     let mut world = World::new(steady());
     world.push(0.0, "ann", "a");

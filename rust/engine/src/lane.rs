@@ -87,6 +87,13 @@ impl Lane {
         best.or(again).or(self.head)
     }
 
+    /// The same as it starts: from here on it competes no more.
+    pub(crate) fn take_offer(&mut self) -> Option<MessageId> {
+        let offer = self.offer();
+        self.candidates.pop();
+        offer
+    }
+
     /// A message that is for itself has come.
     pub(crate) fn stand<P>(
         &mut self,

@@ -335,7 +335,7 @@ impl<P> Engine<P> {
     }
 
     fn lease_next(&mut self, group: GroupId, id: LaneId, out: &mut Outbox<P>) -> LeaseId {
-        let offer = self.lanes[id].offer();
+        let offer = self.lanes[id].take_offer();
         let offer = offer.expect("an able lane has something due");
         let again = if self.lanes[id].held.is_empty() {
             None

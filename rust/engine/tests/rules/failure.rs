@@ -87,6 +87,24 @@ fn backoffs_that_end_together_start_together() {
     assert_eq!(world.starts(1.0), [["b"], ["a"]], "b is back-to-back");
 }
 
+/// The next message of its sender starts beside it, and not it as well.
+#[test]
+fn nothing_cuts_a_backoff_short() {
+    let mut world = World::new(Settings {
+        lanes: Lanes::Message,
+        back_to_back: seconds(0.0),
+        burst: seconds(0.0),
+        ..steady()
+    });
+    world.push(0.0, "ann", "a");
+    let call = world.poll(0.0).remove(0);
+    fail(&mut world, 0.0, &call);
+    world.push(0.5, "ann", "b");
+
+    assert_eq!(world.starts(0.5), [["b"]]);
+    assert_eq!(world.starts(1.0), [["a"]]);
+}
+
 #[test]
 fn no_retry_ends_it_at_once() {
     let mut world = World::new(steady());

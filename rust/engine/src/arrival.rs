@@ -452,7 +452,7 @@ impl<P> Engine<P> {
             Lanes::Group => self.everybody(group),
         };
         if lanes == Lanes::Message && self.senders[sender].lane.is_some() {
-            self.read_size(group, out); // which may end all that is in the lane, and so the lane
+            self.read_size(group, out); // each message is as good as a lane
         }
         if let Some(lane) = self.senders[sender].lane {
             return lane;
@@ -499,5 +499,6 @@ impl<P> Engine<P> {
             group.last_at = group.last_at.max(self.moment);
         }
         self.read_size(group, out);
+        self.shed(group, out);
     }
 }

@@ -594,6 +594,7 @@ impl<P> Engine<P> {
         }
         if many {
             self.read_size(group, out);
+            self.shed(group, out);
         }
         self.settling = false;
         self.offer_group(group, HeldUp::ByItself);

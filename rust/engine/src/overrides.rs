@@ -94,6 +94,7 @@ impl<P> Engine<P> {
             room.band = profile.band(0, size);
             room.profile = Some(profile);
             self.settings_changed(id, &was, strategy, out);
+            self.shed(id, out);
         }
         self.serve_line(group);
         self.tell_configured(group, out);

@@ -206,7 +206,6 @@ impl<P> Engine<P> {
             HeldUp::No
         };
         self.offer_group(id, held_up);
-        self.shed(id, out);
         if !self.line.is_empty() {
             self.serve_line(&self.groups[id].name().clone());
         }

@@ -176,3 +176,42 @@ fn an_arrival_may_end_all_that_its_sender_had_waiting() {
     world.push(11.0, "cy", "b");
     assert_eq!(world.ledger(11.0).waiting, 1);
 }
+
+/// Its arrival makes the group hold less, and it is the oldest of those that may go.
+#[test]
+fn what_arrives_after_its_delay_may_be_evicted_at_once() {
+    let small = Settings {
+        capacity_per_group: Some(3),
+        overflow: Overflow::DropOldest,
+        ..Settings::default()
+    };
+    let large = Settings {
+        capacity_per_group: Some(1),
+        ..small.clone()
+    };
+    let mut world = World::new(Profile {
+        settings: small.into(),
+        strategy: Strategy::RoundRobin,
+        bands: vec![Band {
+            from: 2,
+            strategy: Strategy::RoundRobin,
+            settings: large.into(),
+        }],
+    });
+    world.engine.pause(at(0.0), None, None, &mut world.out);
+    world.push(0.0, "bob", "a");
+    let late = Options {
+        delay: Some(seconds(5.0)),
+        ..Options::default()
+    };
+    world.push_with(0.0, "room", "ann", "late", late).unwrap();
+    for word in ["b", "c"] {
+        world.push(0.0, "bob", word);
+    }
+    world.poll(1.0);
+    assert_eq!(world.ends(), [("a", End::Evicted)]);
+
+    world.poll(5.0);
+
+    assert_eq!(world.ends(), [("late", End::Evicted), ("b", End::Evicted)]);
+}

@@ -129,18 +129,27 @@ impl<P> Engine<P> {
 
     /// Ends what a sender has waiting, wherever it waits.
     fn end_waiting_of(&mut self, group: GroupId, sender: SenderId, out: &mut Outbox<P>) -> u64 {
-        let waiting = self.all_waiting_in(group).into_iter().map(|(_, id)| id);
-        let waiting: Vec<_> = waiting.chain(self.context_of(group)).collect();
+        let context = self.context_of(group).into_iter();
+        let context = context.map(|id| (self.messages[id].seq(), id));
+        let waiting: Vec<_> = self
+            .all_waiting_in(group)
+            .into_iter()
+            .chain(context)
+            .collect();
         let mut count = 0;
-        for id in waiting {
-            if self.messages[id].sender == sender {
+        for (seq, id) in waiting {
+            // A lane that leaves can shrink the group, and that evict others.
+            let message = self.messages.get(id, seq);
+            if message.is_some_and(|message| message.sender == sender) {
                 self.leave(group, id, End::Cleared, STOPPED, out);
                 count += 1;
             }
         }
         let lanes: Vec<_> = self.lanes_of(group).collect();
         for lane in lanes {
-            count += self.end_held_of(group, lane, sender, out);
+            if self.lanes.get(lane).is_some() {
+                count += self.end_held_of(group, lane, sender, out);
+            }
         }
         count
     }

@@ -190,8 +190,11 @@ impl<P> Engine<P> {
         for group in groups {
             let mut delayed = self.delayed_in(group);
             delayed.sort_unstable();
-            for (_, id) in delayed {
-                self.end_delay(group, id, self.now, out);
+            for (seq, id) in delayed {
+                // Those before it may have made the group drop it.
+                if self.messages.get(id, seq).is_some() {
+                    self.end_delay(group, id, self.now, out);
+                }
             }
         }
     }

@@ -1,6 +1,8 @@
 //! What one may tell the queue to do (section C).
 
-use chinwag_engine::{End, Lanes, LeaseLost, Options, Outcome, Refusal, Settings};
+use chinwag_engine::{
+    Band, End, Lanes, LeaseLost, Options, Outcome, Overflow, Profile, Refusal, Settings, Strategy,
+};
 
 use crate::world::{World, at, seconds};
 
@@ -8,6 +10,19 @@ fn slow() -> Settings {
     Settings {
         quiet: seconds(5.0),
         ..Settings::default()
+    }
+}
+
+/// Other settings once two senders are active.
+fn from_two_on(small: Settings, large: Settings) -> Profile {
+    Profile {
+        settings: small.into(),
+        strategy: Strategy::RoundRobin,
+        bands: vec![Band {
+            from: 2,
+            strategy: Strategy::RoundRobin,
+            settings: large.into(),
+        }],
     }
 }
 
@@ -152,6 +167,39 @@ fn closing_hands_over_what_waits_and_takes_nothing_more() {
     assert!(world.engine.idle(at(3.0), &mut world.out));
 }
 
+/// Those whose delay ends first make the group larger, which may evict the others before.
+#[test]
+fn closing_ends_delays_of_what_may_have_gone() {
+    let small = Settings {
+        size_window: seconds(1000.0),
+        overflow: Overflow::DropOldest,
+        ..slow()
+    };
+    let large = Settings {
+        capacity_per_group: Some(1),
+        ..small.clone()
+    };
+    let mut world = World::new(from_two_on(small, large));
+    world.push(0.0, "ann", "x");
+    world.engine.flush(at(0.0), "room", None, &mut world.out);
+    let call = world.poll(0.0).remove(0);
+    world.done(0.1, &call).unwrap();
+    world.ends();
+    for word in ["a", "b", "c"] {
+        let late = Options {
+            delay: Some(seconds(100.0)),
+            ..Options::default()
+        };
+        world.push_with(0.2, "room", "bob", word, late).unwrap();
+    }
+    world.poll(0.3);
+
+    world.engine.close(at(1.0), &mut world.out);
+
+    assert_eq!(world.ends(), [("a", End::Evicted), ("b", End::Evicted)]);
+    assert_eq!(world.starts(1.0), [["c"]]);
+}
+
 #[test]
 fn calls_are_known_from_start_to_end() {
     let mut world = World::new(Settings::default());
@@ -262,6 +310,38 @@ fn stop_of_a_sender_leaves_others_alone() {
         world.engine.stop(at(60.0), "nowhere", None, &mut world.out),
         (0, 0)
     );
+}
+
+/// A lane that goes makes the group smaller, which may evict what was to be ended next.
+#[test]
+fn stop_of_a_sender_may_shrink_the_group() {
+    let large = Settings {
+        max_wait: seconds(9000.0),
+        size_window: seconds(10.0),
+        overflow: Overflow::DropOldest,
+        quiet: seconds(3000.0),
+        ..Settings::default()
+    };
+    let small = Settings {
+        capacity_per_group: Some(1),
+        ..large.clone()
+    };
+    let mut world = World::new(from_two_on(small, large));
+    for sender in ["bob", "cat", "dan", "ann"] {
+        world.push(0.0, sender, "x");
+        world.push(0.0, sender, "y");
+    }
+    world.poll(1.0);
+    world.ends();
+
+    let stopped = world
+        .engine
+        .stop(at(500.0), "room", Some("ann"), &mut world.out);
+
+    assert_eq!(stopped, (2, 0));
+    let ends = world.ends();
+    let evicted = ends.iter().filter(|it| it.1 == End::Evicted).count();
+    assert_eq!((evicted, world.ledger(500.0).waiting), (4, 1));
 }
 
 #[test]

@@ -209,12 +209,15 @@ impl<P> Engine<P> {
                 self.offer_group(group, HeldUp::No);
             }
             self.drop_lane(lane, out);
-        } else if record.running == 0 && record.held.is_empty() {
+            return;
+        }
+        if record.running == 0 && record.held.is_empty() {
             self.end_lane_call(lane, out); // its backoff counted as part of its call
         } else {
             self.review_lane(lane, HeldUp::No);
-            self.rescore(lane);
         }
+        self.rescore(lane);
+        self.touch(lane); // its timer may have been that of what is gone
     }
 
     /// Puts back what is left of a batch; without a message of it, its context ends likewise.

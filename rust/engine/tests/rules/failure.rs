@@ -1,6 +1,6 @@
 //! What becomes of calls that fail (section F).
 
-use chinwag_engine::{End, Failure, Jitter, Lanes, Options, Outcome, Settings, Size};
+use chinwag_engine::{End, Failure, Jitter, Lanes, Options, Outcome, Points, Settings, Size};
 
 use crate::world::{Call, World, at, seconds};
 
@@ -168,6 +168,59 @@ fn what_waits_for_its_retry_expires() {
     world.poll(5.1);
     assert_eq!(world.ends(), [("a", End::Dead)]);
     world.engine.resume(at(6.0), None, &mut world.out);
+    assert_eq!(world.starts(6.0), [["b"]]);
+}
+
+#[test]
+fn a_retry_that_expired_is_put_forward_no_more() {
+    let mut world = World::new(Settings {
+        lanes: Lanes::Message,
+        ..steady()
+    });
+    let own = Options {
+        ttl: Some(seconds(5.0)),
+        rank: Points::from_f64(1.0),
+        ..Options::default()
+    };
+    world.push_with(0.0, "room", "ann", "a", own).unwrap();
+    let call = world.poll(0.0).remove(0);
+    fail(&mut world, 1.0, &call);
+    world.engine.pause(at(1.5), None, None, &mut world.out);
+    world.push(1.5, "ann", "b");
+    world.poll(2.0); // now both are due
+    world.poll(5.1);
+    assert_eq!(world.ends(), [("a", End::Dead)]);
+    world.engine.resume(at(6.0), None, &mut world.out);
+
+    assert_eq!(world.starts(6.0), [["b"]]);
+}
+
+#[test]
+fn what_stands_behind_an_expired_retry_takes_its_place() {
+    let mut world = World::new(steady());
+    let own = Options {
+        ttl: Some(seconds(5.0)),
+        ..Options::default()
+    };
+    world.push_with(0.0, "room", "ann", "a", own).unwrap();
+    world.push(0.0, "ann", "b");
+    let call = world.poll(0.0).remove(0);
+    let batch = world.engine.batch(call.lease).unwrap();
+    let failures = batch.messages().map(|message| Failure {
+        seq: message.seq,
+        error: None,
+    });
+    let failures = failures.collect();
+    world
+        .engine
+        .settle_with(at(1.0), call.lease, Outcome::Done, failures, &mut world.out)
+        .unwrap();
+    world.engine.pause(at(1.5), None, None, &mut world.out);
+    world.poll(2.0);
+    world.poll(5.1);
+    assert_eq!(world.ends(), [("a", End::Dead)]);
+    world.engine.resume(at(6.0), None, &mut world.out);
+
     assert_eq!(world.starts(6.0), [["b"]]);
 }
 

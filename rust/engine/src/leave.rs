@@ -90,6 +90,7 @@ impl<P> Engine<P> {
     fn leave_window(&mut self, group: GroupId, id: MessageId) -> Option<LaneId> {
         let lane = self.lane_holding(group, id)?;
         let left = self.take_out(lane, id);
+        self.lanes[lane].best_score(&self.messages); // what has left is no offer
         self.activities[self.lanes[lane].activity].waiting -= 1;
         // Whether the batch that the lane puts forward is not what it was.
         let mut changed = left.before.is_none() || left.window.is_none();

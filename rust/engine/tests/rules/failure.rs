@@ -1,6 +1,8 @@
 //! What becomes of calls that fail (section F).
 
-use chinwag_engine::{End, Failure, Jitter, Lanes, Options, Outcome, Points, Settings, Size};
+use chinwag_engine::{
+    End, Failure, Jitter, Lanes, Options, Outcome, Points, Profile, Settings, Size, Strategy,
+};
 
 use crate::world::{Call, World, at, seconds};
 
@@ -346,6 +348,39 @@ fn a_slow_call_is_asked_to_end_and_fenced_after_its_grace() {
     world.done(24.0, &again).unwrap();
     assert_eq!(world.ends(), [("a", End::Dead)]);
     assert_eq!(world.starts(24.0), [["b"]]);
+}
+
+/// What a slow call cost in time is charged to its sender, whose next message is weighed anew.
+#[test]
+fn a_call_is_fenced_though_the_next_message_has_just_left() {
+    let settings = Settings {
+        lanes: Lanes::Message,
+        handler_timeout: Some(seconds(2.0)),
+        cancel_grace: seconds(1.0),
+        max_concurrent_per_group: 1,
+        max_attempts: 1,
+        ..steady()
+    };
+    let mut world = World::new(Profile::always(settings, Strategy::LoadBalanced));
+    world.push(0.0, "ann", "a");
+    let call = world.poll(0.0).remove(0);
+    world.poll(2.0); // it is asked to end
+    world.push(2.5, "ann", "b");
+    let first = Options {
+        id: Some("first".into()),
+        rank: Points::from_f64(1.0),
+        ..Options::default()
+    };
+    world.push_with(2.5, "room", "ann", "c", first).unwrap();
+    world.poll(2.5);
+    assert!(
+        world
+            .engine
+            .withdraw(at(2.5), "room", "first", &mut world.out)
+    );
+
+    assert_eq!(world.starts(3.0), [["b"]]);
+    assert_eq!(world.out.fenced, [call.lease]);
 }
 
 #[test]

@@ -79,7 +79,7 @@ impl<P> Engine<P> {
     pub(crate) fn look_at_held(&mut self, id: LaneId, until: Time) -> Time {
         let alone = self.lanes_are(id, Lanes::Message);
         let waiting: Vec<_> = self.lanes[id].held.iter().copied().collect();
-        let mut next = Time::NEVER;
+        let (mut next, mut backs_off) = (Time::NEVER, false);
         for (held, first) in waiting {
             let record = &mut self.held[held];
             if !record.due && record.until < until {
@@ -93,12 +93,13 @@ impl<P> Engine<P> {
             }
             if !self.held[held].due {
                 next = next.min(self.held[held].until);
+                backs_off = !alone;
             }
             if !alone {
                 break; // those behind it wait for it
             }
         }
-        self.lanes[id].backs_off = !alone && next != Time::NEVER;
+        self.lanes[id].backs_off = backs_off;
         next
     }
 

@@ -1,5 +1,7 @@
 //! What becomes of calls that fail (section F).
 
+use std::time::Duration;
+
 use chinwag_engine::{
     End, Failure, Jitter, Lanes, Options, Outcome, Points, Profile, Settings, Size, Strategy,
 };
@@ -321,6 +323,37 @@ fn a_snoozed_batch_comes_back_and_it_was_no_attempt() {
     let call = world.poll(4.0).remove(0);
     assert_eq!(call.words, ["a"]);
     assert_eq!(world.engine.batch(call.lease).unwrap().attempt(), 1);
+}
+
+/// What comes meanwhile has come during the call, and is due when that is over (rule W5).
+#[test]
+fn a_snooze_without_end_is_a_backoff_too() {
+    let mut world = World::new(Settings {
+        lanes: Lanes::Group,
+        quiet: seconds(30.0),
+        max_wait: seconds(60.0),
+        quiet_when_busy: false,
+        ..steady()
+    });
+    let flush = Options {
+        flush: true,
+        ..Options::default()
+    };
+    world.push_with(0.0, "room", "ann", "a", flush).unwrap();
+    let call = world.poll(0.0).remove(0);
+    let outcome = Outcome::Snoozed(Duration::MAX);
+    world
+        .engine
+        .settle(at(0.0), call.lease, outcome, &mut world.out)
+        .unwrap();
+    world.poll(0.5);
+    world.push(1.0, "bob", "b");
+    assert!(world.starts(1.0).is_empty());
+    world
+        .engine
+        .stop(at(2.0), "room", Some("ann"), &mut world.out);
+
+    assert_eq!(world.starts(2.0), [["b"]]);
 }
 
 #[test]

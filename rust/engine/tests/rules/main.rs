@@ -1,6 +1,7 @@
 //! The rules of the queue, one by one: time is a number that the test moves.
 
 mod admission;
+mod audit;
 mod control;
 mod failure;
 mod forget;

@@ -111,35 +111,38 @@ impl<P> Engine<P> {
 
     /// The longest wait of a window in a group, whatever its size.
     pub fn longest_wait(&self, group: &str) -> Duration {
-        let own = self
-            .overrides
-            .find(group)
-            .and_then(|own| own.profile.as_deref());
-        let profile = own.unwrap_or(&self.profile);
+        let profile = self.profile_of(group);
         let above = profile.bands.iter().map(|band| band.settings.max_wait);
         above.fold(profile.settings.max_wait, Duration::max)
     }
 
     /// Size, strategy and mark of the band of a group that has not been met.
     pub fn outlook(&self, group: &str) -> (u32, Strategy, u32) {
-        let own = self.overrides.find(group);
+        let (profile, size, band) = self.expected(group);
+        (size, profile.strategy_in(band), profile.mark(band))
+    }
+
+    /// Profile, size and band of a group that has not been met.
+    fn expected(&self, group: &str) -> (&Profile, u32, u8) {
+        let members = self.overrides.find(group).and_then(|own| own.members);
         let size = match self.profile.settings.size_by {
-            SizeBy::Members => own.and_then(|own| own.members).unwrap_or(0),
+            SizeBy::Members => members.unwrap_or(0),
             SizeBy::Active => 0,
         };
-        let profile = own.and_then(|own| own.profile.as_deref());
-        let profile = profile.unwrap_or(&self.profile);
-        let band = profile.band(0, size);
-        (size, profile.strategy_in(band), profile.mark(band))
+        let profile = self.profile_of(group);
+        (profile, size, profile.band(0, size))
+    }
+
+    /// The settings of a group by name, whether it has been met or not.
+    fn profile_of(&self, group: &str) -> &Profile {
+        let own = self.overrides.find(group);
+        let own = own.and_then(|own| own.profile.as_deref());
+        own.unwrap_or(&self.profile)
     }
 
     /// A group that has not been met may hold as much as its band says.
     pub(crate) fn expect_limits(&self, group: &str) {
-        let own = self.overrides.find(group);
-        let (_, _, mark) = self.outlook(group);
-        let profile = own.and_then(|own| own.profile.as_deref());
-        let profile = profile.unwrap_or(&self.profile);
-        let band = profile.bands.partition_point(|band| band.from <= mark) as u8;
+        let (profile, _, band) = self.expected(group);
         self.intake.set_own_limits(group, profile.settings_in(band));
     }
 

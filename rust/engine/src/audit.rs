@@ -46,8 +46,7 @@ impl<P> Engine<P> {
                 format!("{name}: a context of {context}")
             })?;
             let delayed = self.delayed_in(id).len() as u64;
-            let counted = group.room.as_ref().and_then(|room| room.later.as_ref());
-            let counted = counted.map_or(0, |later| u64::from(later.delayed));
+            let counted = group.later().map_or(0, |later| u64::from(later.delayed));
             ensure(delayed == counted, || {
                 format!("{name}: {delayed} delayed, kept {counted}")
             })?;

@@ -40,14 +40,12 @@ impl<P> Engine<P> {
     }
 
     pub(crate) fn context_len(&self, group: GroupId) -> u32 {
-        let room = self.groups[group].room.as_ref();
-        let context = room.and_then(|room| room.context.as_ref());
+        let context = self.groups[group].context();
         context.map_or(0, |context| context.len() as u32)
     }
 
     pub(crate) fn context_of(&self, group: GroupId) -> Vec<MessageId> {
-        let room = self.groups[group].room.as_ref();
-        let context = room.and_then(|room| room.context.as_ref());
+        let context = self.groups[group].context();
         context.map_or_else(Vec::new, |context| context.iter().collect())
     }
 

@@ -314,9 +314,8 @@ impl<P> Engine<P> {
         reason: &'static str,
         out: &mut Outbox<P>,
     ) -> u64 {
-        let mut beside: Vec<_> = self.delayed_in(group);
-        beside.sort_unstable();
-        let mut beside: Vec<_> = beside.into_iter().map(|(_, id)| id).collect();
+        let delayed = self.delayed_in(group).into_iter();
+        let mut beside: Vec<_> = delayed.map(|(_, id)| id).collect();
         beside.extend(self.context_of(group));
         if end == End::Abandoned {
             let bypassing = self.bypass.iter();

@@ -104,8 +104,7 @@ impl<P> Engine<P> {
         };
         let live = self.groups[group].inbox.group().waiting() + self.context_len(group);
         self.later(group); // makes it
-        let room = self.groups[group].room.as_mut();
-        let Some(later) = room.and_then(|room| room.later.as_mut()) else {
+        let Some(later) = self.groups[group].later_mut() else {
             return;
         };
         later.push(deadline, live, &self.messages);
@@ -115,8 +114,7 @@ impl<P> Engine<P> {
     /// Everything that was to happen in a group before `until`, in the order of its times.
     pub(crate) fn advance(&mut self, group: GroupId, until: Time, out: &mut Outbox<P>) {
         loop {
-            let room = self.groups[group].room.as_mut();
-            let Some(later) = room.and_then(|room| room.later.as_mut()) else {
+            let Some(later) = self.groups[group].later_mut() else {
                 return;
             };
             if later.next_at() >= until {
@@ -188,9 +186,7 @@ impl<P> Engine<P> {
     pub(crate) fn end_delays(&mut self, out: &mut Outbox<P>) {
         let groups: Vec<_> = self.groups.iter().map(|(id, _)| id).collect();
         for group in groups {
-            let mut delayed = self.delayed_in(group);
-            delayed.sort_unstable();
-            for (seq, id) in delayed {
+            for (seq, id) in self.delayed_in(group) {
                 // Those before it may have made the group drop it.
                 if self.messages.get(id, seq).is_some() {
                     self.end_delay(group, id, self.now, out);
@@ -199,16 +195,17 @@ impl<P> Engine<P> {
         }
     }
 
-    /// Messages of a group that have yet to arrive.
+    /// Messages of a group that have yet to arrive, in push order.
     pub(crate) fn delayed_in(&self, group: GroupId) -> Vec<(Seq, MessageId)> {
-        let room = self.groups[group].room.as_ref();
-        let Some(later) = room.and_then(|room| room.later.as_ref()) else {
+        let Some(later) = self.groups[group].later() else {
             return Vec::new();
         };
         let live = later.heap.iter().filter(|deadline| {
             deadline.0.what == What::Delay && deadline.0.is_live(&self.messages)
         });
-        live.filter_map(|deadline| Some((deadline.0.seq, deadline.0.message?)))
-            .collect()
+        let named = live.filter_map(|deadline| Some((deadline.0.seq, deadline.0.message?)));
+        let mut delayed: Vec<_> = named.collect();
+        delayed.sort_unstable();
+        delayed
     }
 }

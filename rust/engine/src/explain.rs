@@ -223,18 +223,10 @@ impl<P> Engine<P> {
 
     /// What the next poll starts beside everything, what has yet to arrive, and the context.
     fn explain_beside(&self, id: GroupId) -> Vec<Waiting> {
-        let alone = |message: MessageId, waits_for, until: Time| Waiting {
-            sender: self.senders[self.messages[message].sender].name.clone(),
-            messages: vec![self.name_of(message)],
-            since: self.messages[message].at,
-            score: Score::default(),
-            standing: Points::ZERO,
-            waits_for,
-            until: (until != Time::NEVER).then_some(until),
+        let alone = |message, waits_for, until| {
+            self.waiting(message, Score::default(), Points::ZERO, waits_for, until)
         };
-        let mut delayed = self.delayed_in(id);
-        delayed.sort_unstable();
-        let delayed = delayed.into_iter().map(|(_, message)| {
+        let delayed = self.delayed_in(id).into_iter().map(|(_, message)| {
             let delay = self.messages.extra(message).and_then(|extra| extra.delay);
             let until = delay.map_or(Time::NEVER, |delay| self.messages[message].at.after(delay));
             alone(message, WaitsFor::Delay, until)
@@ -291,11 +283,8 @@ impl<P> Engine<P> {
         if running >= settings.max_concurrent_per_group {
             return (WaitsFor::Slot, Time::NEVER);
         }
-        let bucket = group.room.as_ref().and_then(|room| room.bucket.as_deref());
-        if let Some(bucket) = bucket
-            && bucket.free_at() > self.now
-        {
-            return (WaitsFor::Token, bucket.free_at());
+        if let Some(at) = group.token_at(self.now) {
+            return (WaitsFor::Token, at);
         }
         let most = self.profile.settings.max_concurrent;
         if most.is_some_and(|most| self.running >= most) {

@@ -84,13 +84,6 @@ impl Room {
             .is_none_or(|bucket| bucket.is_full(now));
         nothing_later && !listened && full
     }
-
-    /// Whether somebody types.
-    pub(crate) fn types(&self) -> bool {
-        self.later
-            .as_ref()
-            .is_some_and(|later| !later.typing.is_empty())
-    }
 }
 
 /// The part of a group that waits in lanes or runs.
@@ -158,8 +151,29 @@ impl<P> Group<P> {
         self.remainder = now_served.remainder as u32; // less than there are senders
     }
 
+    /// What is to happen in it, if anything ever was.
+    pub(crate) fn later(&self) -> Option<&Later> {
+        self.room.as_ref()?.later.as_deref()
+    }
+
+    pub(crate) fn later_mut(&mut self) -> Option<&mut Later> {
+        self.room.as_mut()?.later.as_deref_mut()
+    }
+
+    /// What has been listened to, if anything ever was.
+    pub(crate) fn context(&self) -> Option<&Context> {
+        self.room.as_ref()?.context.as_deref()
+    }
+
+    /// When it has a token, if it may not have one now.
+    pub(crate) fn token_at(&self, now: Time) -> Option<Time> {
+        let at = self.room.as_ref()?.bucket.as_ref()?.free_at();
+        (at > now).then_some(at)
+    }
+
+    /// Whether somebody types in it.
     pub(crate) fn types(&self) -> bool {
-        self.room.as_ref().is_some_and(|room| room.types())
+        self.later().is_some_and(|later| !later.typing.is_empty())
     }
 
     /// The settings it goes by, in all their bands.
@@ -512,11 +526,8 @@ impl<P> Engine<P> {
         if activity.able == 0 || activity.paused || activity.running >= most {
             return None;
         }
-        let bucket = group.room.as_ref().and_then(|room| room.bucket.as_ref());
-        if let Some(bucket) = bucket
-            && bucket.free_at() > self.now
-        {
-            self.token_timers.set(id, bucket.free_at());
+        if let Some(at) = group.token_at(self.now) {
+            self.token_timers.set(id, at);
             return None;
         }
         self.best_lane(key)

@@ -113,8 +113,7 @@ impl<P> Engine<P> {
     /// Messages of a group that wait and count, as far as they have been drained.
     fn waiting_in(&self, group: GroupId) -> u32 {
         let group = &self.groups[group];
-        let later = group.room.as_ref().and_then(|room| room.later.as_ref());
-        let delayed = later.map_or(0, |later| later.delayed);
+        let delayed = group.later().map_or(0, |later| later.delayed);
         let waiting = group
             .activity
             .map_or(0, |activity| self.activities[activity].waiting);
@@ -124,7 +123,7 @@ impl<P> Engine<P> {
     fn oldest_in(&mut self, group: GroupId) -> Option<MessageId> {
         let Some(activity) = self.groups[group].activity else {
             // Nothing but delayed messages.
-            return self.delayed_in(group).into_iter().min().map(|(_, id)| id);
+            return self.delayed_in(group).first().map(|&(_, id)| id);
         };
         if self.activities[activity].oldest.is_none() {
             let heap = self

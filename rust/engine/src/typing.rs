@@ -52,15 +52,16 @@ impl<P> Engine<P> {
 
     /// Whether somebody types whose next message would go to the lane of `sender`.
     pub(crate) fn is_typing(&self, group: GroupId, sender: &str) -> bool {
+        self.typists(group, sender).next().is_some()
+    }
+
+    /// Until when those type whose next message would go to the lane of `sender`.
+    fn typists(&self, group: GroupId, sender: &str) -> impl Iterator<Item = Time> {
         let group = &self.groups[group];
-        let later = group.room.as_ref().and_then(|room| room.later.as_ref());
-        let Some(typing) = later.map(|later| &later.typing) else {
-            return false;
-        };
-        match group.settings(&self.profile).lanes {
-            Lanes::Group => !typing.is_empty(),
-            Lanes::Sender | Lanes::Message => typing.iter().any(|(name, _)| name == sender),
-        }
+        let common = group.settings(&self.profile).lanes == Lanes::Group;
+        let typing = group.later().into_iter().flat_map(|later| &later.typing);
+        let theirs = typing.filter(move |(name, _)| common || name == sender);
+        theirs.map(|&(_, until)| until)
     }
 
     /// A sender has said something, or no longer means to.
@@ -71,8 +72,7 @@ impl<P> Engine<P> {
         at: Time,
         out: &mut Outbox<P>,
     ) {
-        let room = self.groups[group].room.as_mut();
-        let Some(later) = room.and_then(|room| room.later.as_mut()) else {
+        let Some(later) = self.groups[group].later_mut() else {
             return;
         };
         let before = later.typing.len();
@@ -108,12 +108,7 @@ impl<P> Engine<P> {
 
     /// Until when somebody types at the latest whose next message would go to the lane of `sender`.
     pub(crate) fn types_until(&self, group: GroupId, sender: &str) -> Time {
-        let group = &self.groups[group];
-        let later = group.room.as_ref().and_then(|room| room.later.as_ref());
-        let typing = later.map_or(&[][..], |later| &later.typing);
-        let common = group.settings(&self.profile).lanes == Lanes::Group;
-        let theirs = typing.iter().filter(|(name, _)| common || name == sender);
-        theirs.map(|(_, until)| *until).max().unwrap_or(Time::ZERO)
+        self.typists(group, sender).max().unwrap_or(Time::ZERO)
     }
 
     /// The quiet period of their lane starts anew, unless somebody else still types.

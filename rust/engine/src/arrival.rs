@@ -182,7 +182,7 @@ impl<P> Engine<P> {
             message.set(Flag::Burst);
         }
         self.note_message(group, sender, at);
-        self.expire_later(group, id, at);
+        self.expire_later(group, id);
         if self.groups[group].types() {
             let name = self.senders[sender].name.clone();
             self.has_typed(group, &name, at, out);

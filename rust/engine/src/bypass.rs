@@ -8,10 +8,9 @@ use crate::lease::LeaseId;
 impl<P> Engine<P> {
     /// Puts a message where the next poll starts it.
     pub(crate) fn go_around(&mut self, group: GroupId, arrival: Arrival<P>, sender: SenderId) {
-        let at = arrival.at;
         let id = self.take_down(arrival, sender);
         self.beside += 1;
-        self.expire_later(group, id, at);
+        self.expire_later(group, id);
         self.bypass.push_back((group, id));
     }
 

@@ -138,10 +138,9 @@ impl<P> Engine<P> {
     }
 
     /// A message that has arrived expires unless it starts in time (rule F6).
-    pub(crate) fn expire_later(&mut self, group: GroupId, id: MessageId, at: Time) {
-        let own = self.messages.extra(id).and_then(|extra| extra.ttl);
-        let ttl = own.or(self.groups[group].settings(&self.profile).ttl);
-        let expires = ttl.map_or(Time::NEVER, |ttl| at.after(ttl));
+    pub(crate) fn expire_later(&mut self, group: GroupId, id: MessageId) {
+        let ttl = self.groups[group].settings(&self.profile).ttl;
+        let expires = self.messages.expires_at(id, ttl);
         if expires != Time::NEVER {
             self.remind(group, expires.just_after(), What::Expiry, Some(id));
         }

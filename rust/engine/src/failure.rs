@@ -1,6 +1,5 @@
 //! A call has ended: what becomes of its messages (section F).
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::engine::{Engine, Outbox};
@@ -121,7 +120,7 @@ impl<P> Engine<P> {
                 .filter(|_| held.messages > 0)
                 .find(|&id| self.messages[id].seq() == seq);
             if let Some(message) = found {
-                self.split_off(&mut held, |other| other == message);
+                self.split_off(&mut held, |other, _| other == message);
                 failed.push((seq, message, error.map(Arc::new)));
             }
         }
@@ -174,7 +173,7 @@ impl<P> Engine<P> {
             (left.part, left.failed, left.error) = (true, true, error.clone());
             let mut place = 0;
             let keep = lease.messages.div_ceil(2);
-            let right = self.split_off(&mut left, |_| {
+            let right = self.split_off(&mut left, |_, _| {
                 place += 1;
                 place > keep
             });
@@ -205,20 +204,9 @@ impl<P> Engine<P> {
         out: &mut Outbox<P>,
     ) {
         let ttl = self.groups[group].settings(&self.profile).ttl;
-        let late: HashSet<_> = self
-            .messages
-            .chain(Some(held.first))
-            .filter(|&id| {
-                let own = self.messages.extra(id).and_then(|extra| extra.ttl);
-                let expires = own.or(ttl).map(|ttl| self.messages[id].at.after(ttl));
-                expires.is_some_and(|expires| expires < held.until)
-            })
-            .collect();
-        if !late.is_empty() {
-            let error = held.error.clone();
-            let gone = self.split_off(&mut held, |id| late.contains(&id));
-            self.end_failed(group, gone, "ttl", error.as_ref(), out);
-        }
+        let until = held.until;
+        let late = self.split_off(&mut held, |id, all| all.expires_at(id, ttl) < until);
+        self.end_failed(group, late, "ttl", held.error.as_ref(), out);
         self.hold_rest(lane, held, reason, (End::Dead, "ttl"), out);
     }
 

@@ -1,7 +1,6 @@
 //! Batches that have been handed over before and will be again: they go before anything newer of their
 //! lane, as they were (promise P2).
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use crate::engine::{Engine, Outbox};
 use crate::events::Event;
 use crate::ids::{GroupId, HeldId, LaneId, MessageId, SenderId};
 use crate::ledger::End;
-use crate::message::{Flag, Kind};
+use crate::message::{Flag, Kind, Messages};
 use crate::order::{HeldUp, Score};
 use crate::settings::{Jitter, Lanes};
 use crate::window::ClosedBy;
@@ -159,7 +158,7 @@ impl<P> Engine<P> {
             return;
         };
         let error = held.error.clone();
-        let gone = self.split_off(&mut held, |other| other == id);
+        let gone = self.split_off(&mut held, |other, _| other == id);
         self.end_failed(group, gone, "ttl", error.as_ref(), out);
         self.hold_rest(lane, held, "failed", (End::Dead, "ttl"), out);
         self.held_has_left(group, lane, out);
@@ -179,16 +178,10 @@ impl<P> Engine<P> {
             let Some(mut held) = self.take_held(lane, first) else {
                 continue;
             };
-            let theirs: HashSet<_> = self
-                .messages
-                .chain(Some(held.first))
-                .filter(|&id| self.messages[id].sender == sender)
-                .collect();
-            count += theirs.len() as u64;
-            if !theirs.is_empty() {
-                let gone = self.split_off(&mut held, |id| theirs.contains(&id));
-                self.end_messages(group, gone, End::Cleared, "stopped", None, out);
-            }
+            let before = held.messages;
+            let theirs = self.split_off(&mut held, |id, all| all[id].sender == sender);
+            count += u64::from(before - held.messages);
+            self.end_messages(group, theirs, End::Cleared, "stopped", None, out);
             // From the last to the first, each to the front: they are as they were.
             self.hold_rest(lane, held, "failed", (End::Cleared, "stopped"), out);
         }
@@ -243,10 +236,10 @@ impl<P> Engine<P> {
     pub(crate) fn split_off(
         &mut self,
         held: &mut Held<P>,
-        mut goes: impl FnMut(MessageId) -> bool,
+        mut goes: impl FnMut(MessageId, &Messages<P>) -> bool,
     ) -> Option<MessageId> {
-        let all: Vec<_> = self.messages.chain(Some(held.first)).collect();
-        let (out, stay): (Vec<_>, Vec<_>) = all.into_iter().partition(|&id| goes(id));
+        let all = self.messages.chain(Some(held.first));
+        let (out, stay): (Vec<_>, Vec<_>) = all.partition(|&id| goes(id, &self.messages));
         for list in [&out, &stay] {
             for (place, &id) in list.iter().enumerate() {
                 self.messages[id].next = list.get(place + 1).copied();

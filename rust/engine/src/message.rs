@@ -260,6 +260,13 @@ impl<P> Messages<P> {
         self.slab.get(id).filter(|message| message.seq() == seq)
     }
 
+    /// The last instant at which a message may start, if its group's messages may wait for `ttl`.
+    pub(crate) fn expires_at(&self, id: MessageId, ttl: Option<Duration>) -> Time {
+        let own = self.extra(id).and_then(|extra| extra.ttl);
+        own.or(ttl)
+            .map_or(Time::NEVER, |ttl| self.slab[id].at.after(ttl))
+    }
+
     pub(crate) fn rank(&self, id: MessageId) -> Points {
         self.extra(id).map_or(Points::ZERO, |extra| extra.rank)
     }

@@ -41,10 +41,7 @@ impl<P> Engine<P> {
 
     pub(crate) fn take_in_listed(&mut self, listed: Listed<P>, out: &mut Outbox<P>) {
         for inbox in listed {
-            let group = self.group_of(&inbox);
-            for arrival in inbox.drain() {
-                self.arrive(group, arrival, out);
-            }
+            self.take_in(&inbox, inbox.drain(), out);
         }
     }
 

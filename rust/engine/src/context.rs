@@ -8,7 +8,7 @@ use crate::deadlines::What;
 use crate::engine::{Engine, Outbox};
 use crate::ids::{GroupId, MessageId, SenderId};
 use crate::ledger::End;
-use crate::message::{Flag, Messages};
+use crate::message::Messages;
 
 /// What waits for the next call of a group, oldest first.
 #[derive(Default)]
@@ -98,6 +98,5 @@ impl<P> Engine<P> {
 fn link<P>(messages: &mut Messages<P>, ids: &VecDeque<MessageId>) {
     for (place, &id) in ids.iter().enumerate() {
         messages[id].next = ids.get(place + 1).copied();
-        messages[id].set(Flag::Running);
     }
 }

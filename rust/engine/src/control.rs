@@ -398,7 +398,7 @@ impl<P> Engine<P> {
         inbox.group().group_id()
     }
 
-    fn take_in(
+    pub(crate) fn take_in(
         &mut self,
         inbox: &Arc<GroupInbox<P>>,
         arrivals: impl Iterator<Item = Arrival<P>>,
@@ -441,7 +441,7 @@ impl<P> Engine<P> {
     /// A message that has not ended, by its id.
     pub(crate) fn find_message(&self, group: GroupId, id: &str) -> Option<MessageId> {
         let ids = self.groups[group].inbox.group().ids();
-        if let Some((message, _)) = ids.as_ref().and_then(|ids| ids.find(id)) {
+        if let Some(message) = ids.as_ref().and_then(|ids| ids.find(id)) {
             return Some(message);
         }
         drop(ids);

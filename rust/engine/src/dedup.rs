@@ -49,10 +49,9 @@ impl Ids {
         }
     }
 
-    /// Where the message with this id is, and its number.
-    pub(crate) fn find(&self, id: &str) -> Option<(MessageId, Seq)> {
-        let known = self.known.get(id).filter(|known| known.live)?;
-        Some((known.place?, known.seq))
+    /// Where the message with this id is.
+    pub(crate) fn find(&self, id: &str) -> Option<MessageId> {
+        self.known.get(id).filter(|known| known.live)?.place
     }
 
     /// Takes back an acceptance that came to nothing.

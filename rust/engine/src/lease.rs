@@ -254,10 +254,7 @@ impl<P> Batch<'_, P> {
 impl<P> Engine<P> {
     /// What a running call is for; none once the lease is lost.
     pub fn batch(&self, lease: LeaseId) -> Option<Batch<'_, P>> {
-        let lease = self
-            .leases
-            .get(lease.slot)
-            .filter(|found| found.generation == lease.generation)?;
+        let lease = self.lease(lease)?;
         let group = self.groups[lease.group].inbox.group();
         Some(Batch {
             group,
@@ -269,10 +266,7 @@ impl<P> Engine<P> {
 
     /// Calls that have started and not ended, in no particular order.
     pub fn calls(&self) -> impl Iterator<Item = LeaseId> {
-        self.leases.iter().map(|(slot, lease)| LeaseId {
-            slot,
-            generation: lease.generation,
-        })
+        self.leases.iter().map(|(slot, lease)| lease.id(slot))
     }
 
     /// Starts the batch that goes first, if one may.

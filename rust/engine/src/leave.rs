@@ -21,35 +21,29 @@ impl<P> Engine<P> {
         out: &mut Outbox<P>,
     ) {
         let place = self.messages[id].place();
-        if matches!(place, Place::Call | Place::Held) {
-            return;
-        }
         self.messages[id].set(Flag::Leaving);
-        let lane = match place {
-            Place::Call | Place::Held => return,
-            Place::Lane => self.leave_window(group, id),
+        let mut lane = None;
+        match place {
+            Place::Call | Place::Held => unreachable!("it has started"),
+            Place::Lane => {
+                lane = self.leave_window(group, id);
+                self.release(group, 1);
+            }
             Place::Delayed => {
                 self.later(group).delayed -= 1;
-                None
+                self.release(group, 1);
             }
             Place::Context => {
                 self.context(group).remove(id);
-                None
+                self.beside -= 1;
             }
             Place::Bypass => {
                 self.bypass.retain(|&(_, other)| other != id);
-                None
-            }
-        };
-        self.ledger.waiting -= 1;
-        match place {
-            Place::Lane | Place::Delayed => self.release(group, 1),
-            Place::Context => self.beside -= 1,
-            Place::Bypass | Place::Call | Place::Held => {
                 self.beside -= 1;
                 self.intake.end_bypass();
             }
         }
+        self.ledger.waiting -= 1;
         self.end_messages(group, Some(id), end, reason, None, out);
         if let Some(lane) = lane
             && self.lanes[lane].is_over()

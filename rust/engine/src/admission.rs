@@ -595,26 +595,17 @@ impl<P> Arrival<P> {
             bypass,
         } = options;
         let delay = delay.filter(|delay| !delay.is_zero());
-        let plain = id.is_none()
-            && at.is_none()
-            && batch_key.is_none()
-            && quiet.is_none()
-            && ttl.is_none()
-            && delay.is_none()
-            && size == Size::ONE
-            && rank == Points::ZERO;
-        let extra = (!plain).then(|| {
-            Box::new(Extra {
-                id,
-                at,
-                size,
-                batch_key,
-                quiet,
-                rank,
-                ttl,
-                delay,
-            })
-        });
+        let extra = Extra {
+            id,
+            at,
+            size,
+            batch_key,
+            quiet,
+            rank,
+            ttl,
+            delay,
+        };
+        let extra = (extra != Extra::default()).then(|| Box::new(extra));
         let way = match (context, bypass) {
             (_, true) => Way::Bypass,
             (true, false) => Way::Context,

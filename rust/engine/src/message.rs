@@ -175,7 +175,7 @@ pub(crate) enum Place {
 }
 
 /// What few messages ask for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Extra {
     pub(crate) id: Option<Box<str>>,
     /// The platform's time: shown, and used by `keep="latest"` alone.

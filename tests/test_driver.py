@@ -28,6 +28,7 @@ from chinwag.testing import new_event_loop as new_manual_loop
 from chinwag.testing import run as run_on_clock
 
 Main = Callable[[], Coroutine[Any, Any, Any]]
+Handle = Callable[[Batch[str]], Coroutine[Any, Any, Any]]
 Run = Callable[[Main], Any]
 
 # Only a test that fails waits as long.
@@ -93,11 +94,21 @@ def other_tasks() -> set[asyncio.Task[Any]]:
     return {task for task in asyncio.all_tasks() if isinstance(task, RunnerTask)}
 
 
+def given_context(handle: Handle, told: bool) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """The handler, or one that takes a context too; what it leaves behind is the same."""
+
+    async def handle_with_context(batch: Batch[str], ctx: Context) -> Any:
+        return await handle(batch)
+
+    return handle_with_context if told else handle
+
+
 # What a call sees of the others.
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["batch", "batch and context"])
 @pytest.mark.parametrize("suspends", [False, True])
-def test_no_call_sees_the_variables_of_another(run: Run, suspends: bool) -> None:
+def test_no_call_sees_the_variables_of_another(run: Run, suspends: bool, told: bool) -> None:
     seen: list[str | None] = []
     variable: ContextVar[str | None] = ContextVar("variable", default=None)
 
@@ -109,7 +120,8 @@ def test_no_call_sees_the_variables_of_another(run: Run, suspends: bool) -> None
             assert variable.get() == batch.group
 
     async def main() -> None:
-        async with Queue[str](handle, max_batch=1) as queue:
+        handler = given_context(handle, told)
+        async with Queue[str](handler, max_batch=1, max_concurrent=2) as queue:
             for number in range(60):
                 queue.put_nowait(f"room {number % 7}", "ann", "hello")
 
@@ -215,10 +227,13 @@ def test_any_number_of_variables_costs_no_task(run: Run, made: list[str], count:
     assert len(made) <= 5
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["batch", "batch and context"])
 @pytest.mark.parametrize(
     "how", ["weakly", "in a weak dictionary", "name", "callback", "attribute", "not"]
 )
-def test_a_task_that_was_marked_makes_no_other_call(run: Run, made: list[str], how: str) -> None:
+def test_a_task_that_was_marked_makes_no_other_call(
+    run: Run, made: list[str], how: str, told: bool
+) -> None:
     refs: list[object] = []
     of_task: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
     ended: list[str] = []
@@ -240,7 +255,8 @@ def test_a_task_that_was_marked_makes_no_other_call(run: Run, made: list[str], h
             task.room = batch.group  # type: ignore[attr-defined]
 
     async def main() -> None:
-        async with Queue[str](handle, max_batch=1) as queue:
+        handler = given_context(handle, told)
+        async with Queue[str](handler, max_batch=1, max_concurrent=1) as queue:
             for number in range(4):
                 queue.put_nowait(f"{number}", "ann", "hello")
             await queue.join()
@@ -296,8 +312,9 @@ def test_a_monitor_of_tasks_hides_no_task(run: Run, when: str) -> None:
     assert run(main) == ["first", "second"]
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["batch", "batch and context"])
 @pytest.mark.parametrize("suspends", [False, True])
-def test_a_remembered_task_never_hits_another_room(run: Run, suspends: bool) -> None:
+def test_a_remembered_task_never_hits_another_room(run: Run, suspends: bool, told: bool) -> None:
     """The idiom `running[room] = asyncio.current_task()` meets tasks that make many calls."""
     running: dict[str, asyncio.Task[Any] | None] = {}
     entered, go_on = asyncio.Event(), asyncio.Event()
@@ -312,9 +329,10 @@ def test_a_remembered_task_never_hits_another_room(run: Run, suspends: bool) -> 
         return batch.group
 
     async def main() -> object:
-        async with Queue[str](handle) as queue:
-            await queue.put_nowait("first", "ann", "hello")
+        async with Queue[str](given_context(handle, told), max_concurrent=1) as queue:
+            first_receipt = queue.put_nowait("first", "ann", "hello")
             second = queue.put_nowait("second", "bob", "hello")
+            await first_receipt
             await entered.wait()
             first = running["first"]
             assert first is not None
@@ -324,6 +342,32 @@ def test_a_remembered_task_never_hits_another_room(run: Run, suspends: bool) -> 
             return await outcome(second)
 
     assert run(main) == "second"
+
+
+@pytest.mark.parametrize("says", ["fail", "snooze"])
+def test_a_call_that_leaves_something_behind_may_part_its_batch(run: Run, says: str) -> None:
+    """Its runner makes no other call, so it must not be given the next batch."""
+    tasks: list[asyncio.Task[Any] | None] = []
+    parted: set[str] = set()
+
+    async def handle(batch: Batch[str], ctx: Context) -> None:
+        tasks.append(asyncio.current_task())
+        if batch.group not in parted:
+            parted.add(batch.group)
+            if says == "fail":
+                ctx.fail(batch[0])
+            else:
+                ctx.snooze(0)
+
+    async def main() -> Ledger:
+        async with Queue[str](handle, max_concurrent=1, backoff_s=0) as queue:
+            for number in range(20):
+                queue.put_nowait(f"{number}", "ann", "hello")
+            await queue.join()
+            return queue.check()
+
+    assert run(main).done == 20
+    assert len(set(tasks)) == 40
 
 
 def test_the_task_of_a_call_is_its_own_while_it_runs(run: Run) -> None:

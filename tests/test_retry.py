@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -166,6 +167,26 @@ def test_after_commit_a_failure_is_final(chinwag_run: Run) -> None:
     for late in (ctx.commit, lambda: ctx.snooze(1)):
         with pytest.raises(LeaseLost):
             late()
+
+
+def test_a_call_that_was_ended_has_no_more_to_say(chinwag_run: Run) -> None:
+    """It swallows its cancellation and returns: what it says after that is for nobody."""
+    kept: list[Context] = []
+
+    async def handle(batch: Batch[str], ctx: Context) -> None:
+        kept.append(ctx)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(100)
+
+    async def body() -> None:
+        async with Queue(handle, handler_timeout_s=10, max_attempts=1) as queue:
+            with pytest.raises(Dropped, match="timeout"):
+                await queue.put_nowait("room", "ann", "a")
+
+    chinwag_run(body)
+    (ctx,) = kept
+    with pytest.raises(LeaseLost):
+        ctx.snooze(1)
 
 
 def test_a_slow_call_is_cancelled_and_tried_again(chinwag_run: Run) -> None:

@@ -273,8 +273,10 @@ class Runner:
         )
 
     def _end_last(self, batch: Batch[Any], result: object) -> None:
-        """Settle a call that returned and left something behind."""
+        """Settle a call that returned and left something behind; its runner takes no other."""
         core = self._driver.core
+        if self._context is not None:
+            self._context._over = True
         if self.ending == "timeout":
             self._driver.fail(batch, None, self.ending)
         elif self.ending is not None:
@@ -283,24 +285,26 @@ class Runner:
             # It cancelled itself and returned before that could reach it.
             self._driver.fail(batch, asyncio.CancelledError(), "cancelled")
         elif self._context is not None:
-            self._settled(batch, result)
+            self._settled(batch, result, more=False)
         else:
             core._end(batch, None, result)
         self._retire()
 
-    def _settled(self, batch: Batch[Any], result: object) -> Batch[Any] | Literal[False] | None:
-        """Settle a call that returned, as it said in its context."""
+    def _settled(
+        self, batch: Batch[Any], result: object, *, more: bool = True
+    ) -> Batch[Any] | Literal[False] | None:
+        """Settle a call that returned, as it said in its context; the next batch if wanted."""
         driver, context = self._driver, self._context
         assert context is not None
         context._over = True
         if not context._failures and context._snooze_s is None:
-            return driver.done(batch, result)
+            return driver.done(batch, result) if more else driver.core._end(batch, None, result)
         failures = []
         for place, error in context._failures.items():
             failure = Failure(driver, batch, error, "failed")
             failures.append((batch[place]._seq, failure))
             driver.tell_of(batch, error, "failed")
-        return driver.core._part(batch, result, failures, context._snooze_s)
+        return driver.core._part(batch, result, failures, context._snooze_s, more)
 
     def _failed(
         self, batch: Batch[Any], error: BaseException, left: bool

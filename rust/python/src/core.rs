@@ -423,7 +423,7 @@ impl Core {
     }
 
     /// A call returned that has given up on messages (each with what it failed of), or that wants to
-    /// be called again after so many seconds.
+    /// be called again after so many seconds. `more` as above.
     fn _part<'py>(
         &self,
         py: Python<'py>,
@@ -431,6 +431,7 @@ impl Core {
         result: &Bound<'py, PyAny>,
         failures: Vec<(u64, Payload)>,
         snooze_s: Option<&Bound<'py, PyAny>>,
+        more: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let outcome = match snooze_s {
             Some(span) => Outcome::Snoozed(arguments::seconds("seconds", span)?),
@@ -443,7 +444,7 @@ impl Core {
         });
         let ending = Ending::Parted(outcome, failures.collect());
         self.inner()?
-            .settle(py, batch.get(), ending, Some(result), true)
+            .settle(py, batch.get(), ending, Some(result), more)
     }
 
     /// Refuses what is no span of time.

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from chinwag import Batch, ConfigError, Context, DeadLetter, Dropped, LeaseLost, Queue
-from chinwag.testing import RecordingHandler
+from chinwag.testing import Clock, RecordingHandler
 from chinwag.testing.plugin import Run
 
 
@@ -236,6 +236,34 @@ def test_a_call_that_will_not_end_loses_its_batch(
     with caplog.at_level(logging.WARNING, "chinwag"):
         chinwag_run(body)
     assert "has not ended 5 s after it was asked to (timeout)" in caplog.text
+
+
+def test_a_result_is_told_to_nobody_elses_message(chinwag_run: Run, chinwag_clock: Clock) -> None:
+    """A call that holds up the loop ends last, and with it all those whose time is over by then."""
+    cancelled: list[str] = []
+
+    async def handle(batch: Batch[str]) -> object:
+        if batch.group == "short":
+            chinwag_clock.move_to_us(16_000_000)
+            return "answered"
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        cancelled.append(batch.group)
+        return await asyncio.Event().wait()
+
+    async def body() -> None:
+        queue = Queue(handle, handler_timeout_s=10, cancel_grace_s=5, max_attempts=1)
+        async with queue:
+            late = queue.put_nowait("long", "ann", "a")
+            await asyncio.sleep(12)
+            assert cancelled == ["long"]
+            assert await queue.put_nowait("short", "ann", "b") == "answered"
+            with pytest.raises(Dropped, match=r"dead \(timeout\)") as caught:
+                await late
+            assert caught.value.__cause__ is None
+            assert queue.check().dead == queue.check().done == 1
+
+    chinwag_run(body)
 
 
 @pytest.mark.parametrize("given", ["ValueError", (ValueError, 7), int])

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
-use chinwag_engine::{Failure, Outcome};
+use chinwag_engine::{Ended, Failure, LeaseId, Outcome};
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
@@ -19,6 +19,20 @@ pub(crate) enum Ending {
     /// In a word, and whether trying again may help.
     Failed(&'static str, bool),
     Abandoned,
+}
+
+/// What came of a call: its result, or what tells of its failure. It is for the messages of that call
+/// alone; those of others can end at the same time, because theirs is over.
+#[derive(Clone, Copy)]
+pub(crate) struct Answer<'a, 'py> {
+    lease: LeaseId,
+    value: &'a Bound<'py, PyAny>,
+}
+
+impl<'a, 'py> Answer<'a, 'py> {
+    pub(crate) fn to(self, message: &Ended<Payload>) -> Option<&'a Bound<'py, PyAny>> {
+        (message.lease == Some(self.lease)).then_some(self.value)
+    }
 }
 
 impl Inner {
@@ -44,7 +58,8 @@ impl Inner {
     ) -> PyResult<Bound<'py, PyAny>> {
         let lease = batch.lease_id();
         let over = matches!(ending, Ending::Done | Ending::Abandoned);
-        let (next, turn) = self.schedule(py, outcome, |scheduler, now, out| {
+        let answer = outcome.map(|value| Answer { lease, value });
+        let (next, turn) = self.schedule(py, answer, |scheduler, now, out| {
             let engine = &mut scheduler.engine;
             // A lease that is lost changes nothing: somebody has seen to its messages.
             let _ = match ending {

@@ -8,6 +8,7 @@ use chinwag_engine::{End, Ended, Engine, Intake, Outbox, Time};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::calls::Answer;
 use crate::clock::{Clock, ManualClock};
 use crate::error;
 use crate::receipts::{self, Receipts};
@@ -67,25 +68,25 @@ impl Inner {
     }
 
     /// Locks, calls, unlocks; then tells receipts and those in line what has come of it, and drops
-    /// the payloads of what ended. `outcome` is that of the call that ended, if one did.
+    /// the payloads of what ended. `answer` is that of the call that is over, if one is.
     pub(crate) fn schedule<T>(
         &self,
         py: Python<'_>,
-        outcome: Option<&Bound<'_, PyAny>>,
+        answer: Option<Answer<'_, '_>>,
         call: impl FnOnce(&mut Scheduler, Time, &mut Outbox<Payload>) -> T,
     ) -> PyResult<T> {
         let now = self.clock.now();
         let mut out = Outbox::default();
-        let (answer, admitted) = {
+        let (called, admitted) = {
             let mut scheduler = lock(&self.scheduler);
-            let answer = call(&mut scheduler, now, &mut out);
+            let called = call(&mut scheduler, now, &mut out);
             scheduler.keep_events(&mut out);
-            (answer, scheduler.take_admitted())
+            (called, scheduler.take_admitted())
         };
-        die(py, &out.ended, outcome)?;
-        self.receipts.end(py, &out.ended, outcome)?;
+        die(py, &out.ended, answer)?;
+        self.receipts.end(py, &out.ended, answer)?;
         receipts::resolve(py, admitted)?;
-        Ok(answer)
+        Ok(called)
     }
 
     /// The same for those who need the engine alone.
@@ -174,13 +175,9 @@ impl Inner {
 }
 
 /// Tells failures what is dead of them, and why.
-fn die(
-    py: Python<'_>,
-    ended: &[Ended<Payload>],
-    outcome: Option<&Bound<'_, PyAny>>,
-) -> PyResult<()> {
+fn die(py: Python<'_>, ended: &[Ended<Payload>], answer: Option<Answer<'_, '_>>) -> PyResult<()> {
     for message in ended.iter().filter(|message| message.end == End::Dead) {
-        let of_call = outcome.filter(|_| message.lease.is_some());
+        let of_call = answer.and_then(|answer| answer.to(message));
         let own = message.error.as_ref().map(|error| error.bind(py));
         if let Some(failure) = own.or(of_call) {
             failure.call_method1("die", (message.seq.as_u64(), message.reason))?;

@@ -13,6 +13,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use crate::calls::Answer;
 use crate::receipt::{Receipt, Told};
 use crate::scheduler::{Payload, lock};
 
@@ -107,12 +108,12 @@ impl Receipts {
         }
     }
 
-    /// Messages that ended. `outcome` is the result of their call, or what tells of its failure.
+    /// Messages that ended, some of them in the call whose `answer` this is.
     pub(crate) fn end(
         &self,
         py: Python<'_>,
         ended: &[Ended<Payload>],
-        outcome: Option<&Bound<'_, PyAny>>,
+        answer: Option<Answer<'_, '_>>,
     ) -> PyResult<()> {
         let mut kept = lock(&self.kept);
         let Some(last) = self.open_last(py, &kept) else {
@@ -127,14 +128,7 @@ impl Receipts {
                 _ => kept.by_seq.remove(&seq),
             };
             if let Some(receipt) = receipt {
-                let error = message.error.as_ref().map(|error| error.clone_ref(py));
-                found.push((
-                    receipt,
-                    message.end,
-                    message.reason,
-                    message.lease.is_some(),
-                    error,
-                ));
+                found.push((receipt, message));
             }
         }
         if kept.by_seq.is_empty() {
@@ -142,12 +136,13 @@ impl Receipts {
         }
         drop(kept);
         let mut waiters = Vec::new();
-        for (receipt, end, reason, of_call, error) in found {
-            let told = matches!(end, End::Done | End::Dead) && of_call;
-            let outcome = outcome
-                .filter(|_| told)
-                .map(|outcome| outcome.clone().unbind());
-            waiters.append(&mut receipt.get().end(end, reason, error.or(outcome)));
+        for (receipt, message) in found {
+            let own = message.error.as_ref().map(|error| error.clone_ref(py));
+            let of_call = answer
+                .filter(|_| matches!(message.end, End::Done | End::Dead))
+                .and_then(|answer| answer.to(message));
+            let outcome = own.or_else(|| of_call.map(|told| told.clone().unbind()));
+            waiters.append(&mut receipt.get().end(message.end, message.reason, outcome));
         }
         resolve(py, waiters)
     }

@@ -266,6 +266,42 @@ def test_a_result_is_told_to_nobody_elses_message(chinwag_run: Run, chinwag_cloc
     chinwag_run(body)
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["batch", "batch and context"])
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_call_that_returns_too_late_has_failed(
+    chinwag_run: Run, chinwag_clock: Clock, told: bool, attempts: int
+) -> None:
+    """It has held up the loop, so nobody could tell it that its time was over."""
+    heard: list[tuple[str, int]] = []
+
+    async def late(batch: Batch[str]) -> str:
+        chinwag_clock.move_to_us(chinwag_clock.elapsed_us + 11_000_000)
+        return "too late"
+
+    async def late_with_context(batch: Batch[str], ctx: Context) -> str:
+        ctx.fail(batch[0])
+        return await late(batch)
+
+    async def body() -> None:
+        queue = Queue[str](
+            late_with_context if told else late, handler_timeout_s=10, max_attempts=attempts
+        )
+
+        @queue.on_error
+        def hear(batch: Batch[str], error: BaseException | None, attempt: int) -> None:
+            heard.append((type(error).__name__, attempt))
+
+        async with queue:
+            with pytest.raises(Dropped, match=r"dead \(timeout\)") as caught:
+                await queue.put_nowait("room", "ann", "a")
+            assert isinstance(caught.value.__cause__, TimeoutError)
+            (letter,) = queue.dead
+            assert (letter.attempts, letter.reason) == (attempts, "timeout")
+
+    chinwag_run(body)
+    assert heard == [("TimeoutError", attempt + 1) for attempt in range(attempts)]
+
+
 @pytest.mark.parametrize("given", ["ValueError", (ValueError, 7), int])
 def test_no_retry_takes_exceptions(given: object) -> None:
     with pytest.raises(ConfigError, match="no_retry="):

@@ -230,7 +230,11 @@ class Runner:
                         return
                     values, token = self._renew()
                     held, known = getrefcount(values), getrefcount(token) if driver.rooted else 0
-                self.batch = batch = done(batch, result)
+                try:
+                    self.batch = batch = done(batch, result)
+                except TimeoutError:
+                    assert batch
+                    self.batch = batch = driver.fail(batch, None, "timeout", more=True)
                 result = None
             # In this order: a batch is asked for its length.
             if not driver.promoting and batch:
@@ -284,10 +288,14 @@ class Runner:
         elif getattr(self.task, _PENDING, False):
             # It cancelled itself and returned before that could reach it.
             self._driver.fail(batch, asyncio.CancelledError(), "cancelled")
-        elif self._context is not None:
-            self._settled(batch, result, more=False)
         else:
-            core._end(batch, None, result)
+            try:
+                if self._context is not None:
+                    self._settled(batch, result, more=False)
+                else:
+                    core._end(batch, None, result)
+            except TimeoutError:
+                self._driver.fail(batch, None, "timeout")
         self._retire()
 
     def _settled(
@@ -303,8 +311,10 @@ class Runner:
         for place, error in context._failures.items():
             failure = Failure(driver, batch, error, "failed")
             failures.append((batch[place]._seq, failure))
+        after = driver.core._part(batch, result, failures, context._snooze_s, more)
+        for error in context._failures.values():  # now that the call itself has not failed
             driver.tell_of(batch, error, "failed")
-        return driver.core._part(batch, result, failures, context._snooze_s, more)
+        return after
 
     def _failed(
         self, batch: Batch[Any], error: BaseException, left: bool

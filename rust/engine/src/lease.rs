@@ -517,6 +517,15 @@ impl<P> Engine<P> {
         Ok(())
     }
 
+    /// Whether a call has taken longer than it may (rule F5), whether it has been told or not. What it
+    /// returns counts for nothing then.
+    pub fn is_late(&self, now: Time, id: LeaseId) -> bool {
+        self.lease(id).is_some_and(|lease| match lease.ending {
+            Some(reason) => reason == TIMEOUT,
+            None => self.lease_timers.at(id.slot) < self.now.max(now),
+        })
+    }
+
     /// Decides that a call is to end (rule H1): it is asked to, and has a grace for it.
     pub(crate) fn ask_to_end(&mut self, id: LeaseId, reason: &'static str, out: &mut Outbox<P>) {
         let Some(group) = self.lease(id).map(|lease| lease.group) else {

@@ -50,6 +50,12 @@ impl<K: Key + Ord> Timers<K> {
         self.place(key).is_some()
     }
 
+    /// The deadline of `key`; [`Time::NEVER`] if it has none.
+    pub(crate) fn at(&self, key: K) -> Time {
+        self.place(key)
+            .map_or(Time::NEVER, |place| self.heap[place].0)
+    }
+
     /// Takes out the next thing whose deadline is before `until`.
     pub(crate) fn pop(&mut self, until: Time) -> Option<K> {
         let &(at, key) = self.heap.first()?;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use chinwag_engine::{Ended, Failure, LeaseId, Outcome};
+use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
@@ -47,7 +48,8 @@ impl Inner {
     }
 
     /// A call ended. The next batch of its slot, if there may be `more`; None as above; False: the
-    /// loop must turn first.
+    /// loop must turn first. One that returned too late has failed: this raises `TimeoutError` and
+    /// has changed nothing, so that the call is settled again with what tells of that.
     pub(crate) fn settle<'py>(
         &self,
         py: Python<'py>,
@@ -59,8 +61,12 @@ impl Inner {
         let lease = batch.lease_id();
         let over = matches!(ending, Ending::Done | Ending::Abandoned);
         let answer = outcome.map(|value| Answer { lease, value });
-        let (next, turn) = self.schedule(py, answer, |scheduler, now, out| {
+        let returned = matches!(ending, Ending::Done | Ending::Parted(..));
+        let settled = self.schedule(py, answer, |scheduler, now, out| {
             let engine = &mut scheduler.engine;
+            if returned && engine.is_late(now, lease) {
+                return None;
+            }
             // A lease that is lost changes nothing: somebody has seen to its messages.
             let _ = match ending {
                 Ending::Done => engine.settle(now, lease, Outcome::Done, out),
@@ -88,8 +94,11 @@ impl Inner {
             } else {
                 scheduler.next(py, now, out)
             };
-            (next, turn)
+            Some((next, turn))
         })?;
+        let Some((next, turn)) = settled else {
+            return Err(PyTimeoutError::new_err("the call returned too late"));
+        };
         match next {
             Some(call) => Ok(self.hand_out(py, call)?.into_any()),
             None if turn => Ok(PyBool::new(py, false).to_owned().into_any()),

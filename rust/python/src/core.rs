@@ -390,6 +390,7 @@ impl Core {
     }
 
     /// A call returned. The next batch of its slot; None as above; False: the loop must turn first.
+    /// `TimeoutError`, and nothing has happened: it was too late, so it has failed.
     fn _done<'py>(
         &self,
         py: Python<'py>,

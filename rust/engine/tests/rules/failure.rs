@@ -417,6 +417,24 @@ fn a_call_is_fenced_though_the_next_message_has_just_left() {
 }
 
 #[test]
+fn a_call_is_late_once_its_time_is_over_and_before_it_is_asked_to_end() {
+    let mut world = World::new(Settings {
+        handler_timeout: Some(seconds(10.0)),
+        ..steady()
+    });
+    world.push(0.0, "ann", "a");
+    let call = world.poll(0.0).remove(0);
+
+    assert!(!world.engine.is_late(at(10.0), call.lease));
+    assert!(world.engine.is_late(at(10.1), call.lease));
+    world.poll(10.1);
+    assert_eq!(world.out.ending, [(call.lease, "timeout")]);
+    assert!(world.engine.is_late(at(10.1), call.lease));
+    world.failed(10.2, &call).expect("it has its grace");
+    assert!(!world.engine.is_late(at(20.0), call.lease), "it is over");
+}
+
+#[test]
 fn clear_takes_what_is_to_be_tried_again() {
     let mut world = World::new(steady());
     world.push(0.0, "ann", "a");

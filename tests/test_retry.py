@@ -266,6 +266,103 @@ def test_a_result_is_told_to_nobody_elses_message(chinwag_run: Run, chinwag_cloc
     chinwag_run(body)
 
 
+@pytest.mark.parametrize("why", ["timeout", "stopped"])
+def test_only_what_ended_dead_is_a_dead_letter(chinwag_run: Run, why: str) -> None:
+    """A call that will not end loses its messages: dead to a time-out, abandoned to a stop."""
+
+    async def handle(batch: Batch[str]) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(100)
+        await asyncio.sleep(100)
+
+    async def body() -> list[tuple[str, str, int]]:
+        timeout_s = 10 if why == "timeout" else None
+        async with Queue(handle, max_attempts=1, handler_timeout_s=timeout_s) as queue:
+            receipt = queue.put_nowait("room", "ann", "a", id="1")
+            await asyncio.sleep(10)
+            if why == "stopped":
+                queue.stop("room")
+            with pytest.raises(Dropped):
+                await receipt
+            queue.put_nowait("other room", "ann", "b", id="1")
+            return [(each.message.id, each.reason, each.attempts) for each in queue.dead]
+
+    letters = chinwag_run(body)
+    assert letters == ([("1", "timeout", 1)] if why == "timeout" else [])
+
+
+def test_a_letter_is_kept_of_a_message_whose_id_is_taken_again(
+    chinwag_run: Run, chinwag_clock: Clock
+) -> None:
+    async def handle(batch: Batch[str]) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(100)
+        await asyncio.sleep(100)
+
+    async def body() -> list[str]:
+        async with Queue(handle, handler_timeout_s=10, max_attempts=1) as queue:
+            queue.put_nowait("room", "ann", "old", id="1")
+            await asyncio.sleep(12)
+            chinwag_clock.move_to_us(16_000_000)
+            assert queue.check().dead == 1
+            queue.put_nowait("room", "ann", "new", id="1")
+            await asyncio.sleep(1)
+            return [letter.message.payload for letter in queue.dead]
+
+    assert chinwag_run(body) == ["old"]
+
+
+def test_what_lost_its_lease_and_its_time_is_a_dead_letter(chinwag_run: Run) -> None:
+    """It would be tried again after its `ttl_s`, so it is dead of that."""
+
+    async def handle(batch: Batch[str]) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(100)
+        await asyncio.sleep(100)
+
+    async def body() -> list[tuple[str, str]]:
+        async with Queue(handle, handler_timeout_s=10, ttl_s=12) as queue:
+            with pytest.raises(Dropped, match=r"dead \(ttl\)"):
+                await queue.put_nowait("room", "ann", "a")
+            await asyncio.sleep(0)
+            return [(letter.message.payload, letter.reason) for letter in queue.dead]
+
+    assert chinwag_run(body) == [("a", "ttl")]
+
+
+@pytest.mark.parametrize("ends", ["returns", "raises"])
+def test_a_call_that_ends_just_after_its_lease_leaves_a_letter(
+    chinwag_run: Run, chinwag_clock: Clock, ends: str
+) -> None:
+    """Nobody has told its runner yet."""
+    go_on = asyncio.Event()
+
+    async def handle(batch: Batch[str]) -> None:
+        if batch.group == "short":
+            chinwag_clock.move_to_us(16_000_000)
+            go_on.set()
+            return
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(100)
+        await go_on.wait()
+        if ends == "raises":
+            raise OSError("down")
+
+    async def body() -> list[tuple[str, str, str]]:
+        async with Queue(handle, handler_timeout_s=10, max_attempts=1) as queue:
+            queue.put_nowait("long", "ann", "a")
+            await asyncio.sleep(12)
+            await queue.put_nowait("short", "ann", "b")
+            await asyncio.sleep(0)
+            return [
+                (letter.message.payload, letter.reason, type(letter.error).__name__)
+                for letter in queue.dead
+            ]
+
+    error = "OSError" if ends == "raises" else "TimeoutError"
+    assert chinwag_run(body) == [("a", "timeout", error)]
+
+
 @pytest.mark.parametrize("told", [False, True], ids=["batch", "batch and context"])
 @pytest.mark.parametrize("attempts", [1, 2])
 def test_a_call_that_returns_too_late_has_failed(

@@ -212,7 +212,7 @@ class Driver:
 
     def _see_to_endings(self) -> None:
         """Ask calls to end that are to, and give up those that have not."""
-        endings = self.core._take_endings()
+        endings, dead = self.core._take_endings()
         if not endings:
             return
         runners = {runner.batch._lease: runner for runner in self._runners if runner.batch}
@@ -233,9 +233,9 @@ class Driver:
                 self.grace_s,
                 runner.ending,
             )
-            for message in batch:
-                if (batch.group, message.id) not in self.core:
-                    self.bury(message, batch._attempt, runner.ending or "", None)
+            for message in batch if dead else ():
+                if message._seq in dead:
+                    self.bury(message, batch._attempt, dead[message._seq], None)
             _fenced.add(runner.task)
             asyncio.Task.add_done_callback(runner.task, _fenced.discard)
 

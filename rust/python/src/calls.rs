@@ -26,7 +26,7 @@ pub(crate) enum Ending {
 /// alone; those of others can end at the same time, because theirs is over.
 #[derive(Clone, Copy)]
 pub(crate) struct Answer<'a, 'py> {
-    lease: LeaseId,
+    pub(crate) lease: LeaseId,
     value: &'a Bound<'py, PyAny>,
 }
 
@@ -63,10 +63,11 @@ impl Inner {
         let answer = outcome.map(|value| Answer { lease, value });
         let returned = matches!(ending, Ending::Done | Ending::Parted(..));
         let settled = self.schedule(py, answer, |scheduler, now, out| {
-            let engine = &mut scheduler.engine;
-            if returned && engine.is_late(now, lease) {
+            let late = || scheduler.engine.is_late(now, lease) || scheduler.has_dead(batch.seqs());
+            if returned && late() {
                 return None;
             }
+            let engine = &mut scheduler.engine;
             // A lease that is lost changes nothing: somebody has seen to its messages.
             let _ = match ending {
                 Ending::Done => engine.settle(now, lease, Outcome::Done, out),
@@ -84,6 +85,7 @@ impl Inner {
                 }
                 Ending::Abandoned => engine.abandon_call(now, lease, out),
             };
+            let dead = scheduler.take_dead(batch.seqs());
             if !over {
                 self.receipts.rest(py, batch.seqs()); // before they can be in another call
             }
@@ -94,11 +96,16 @@ impl Inner {
             } else {
                 scheduler.next(py, now, out)
             };
-            Some((next, turn))
+            Some((next, turn, dead))
         })?;
-        let Some((next, turn)) = settled else {
+        let Some((next, turn, dead)) = settled else {
             return Err(PyTimeoutError::new_err("the call returned too late"));
         };
+        if let Some(failure) = outcome {
+            for died in dead {
+                failure.call_method1("die", died)?;
+            }
+        }
         match next {
             Some(call) => Ok(self.hand_out(py, call)?.into_any()),
             None if turn => Ok(PyBool::new(py, false).to_owned().into_any()),

@@ -17,7 +17,7 @@ use crate::clock::ManualClock;
 use crate::inner::{FORKED, Inner, LOOP_LOST};
 use crate::options::Wish;
 use crate::receipt::Receipt;
-use crate::scheduler::{Payload, lock};
+use crate::scheduler::{Dead, Payload, lock};
 use crate::settings::profile;
 use crate::{arguments, columns, error, events, explain, figures};
 
@@ -460,13 +460,14 @@ impl Core {
         Ok(scheduler.engine.commit(batch.get().lease_id()).is_ok())
     }
 
-    /// Calls to be asked to end, with the reason, or to be given up, with None.
-    fn _take_endings(&self) -> PyResult<Vec<(u64, Option<&'static str>)>> {
-        let endings = lock(&self.inner()?.scheduler).take_endings();
+    /// Calls to be asked to end, with the reason, or to be given up, with None; and which messages of
+    /// these are dead, and of what.
+    #[allow(clippy::type_complexity)] // a list of pairs, and a dict
+    fn _take_endings(&self) -> PyResult<(Vec<(u64, Option<&'static str>)>, Dead)> {
+        let (endings, dead) = lock(&self.inner()?.scheduler).take_endings();
         let endings = endings.into_iter();
-        Ok(endings
-            .map(|(lease, reason)| (lease.as_u64(), reason))
-            .collect())
+        let endings = endings.map(|(lease, reason)| (lease.as_u64(), reason));
+        Ok((endings.collect(), dead))
     }
 
     /// When to look again, in microseconds of the queue's clock.

@@ -80,7 +80,7 @@ impl Inner {
         let (called, admitted) = {
             let mut scheduler = lock(&self.scheduler);
             let called = call(&mut scheduler, now, &mut out);
-            scheduler.keep_events(&mut out);
+            scheduler.keep(&mut out, answer.map(|answer| answer.lease));
             (called, scheduler.take_admitted())
         };
         die(py, &out.ended, answer)?;

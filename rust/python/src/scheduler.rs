@@ -4,18 +4,23 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chinwag_engine::{Engine, Event, LeaseId, Outbox, Ticket, Time};
+use chinwag_engine::{End, Engine, Event, LeaseId, Outbox, Ticket, Time};
 use pyo3::prelude::*;
 
 use crate::batch::Call;
 
 pub(crate) type Payload = Py<PyAny>;
 
+/// Messages that are dead, and of what.
+pub(crate) type Dead = HashMap<u64, &'static str>;
+
 /// What the lock of a queue protects.
 pub(crate) struct Scheduler {
     pub(crate) engine: Engine<Payload>,
     /// Calls that are to end and why, or that have lost their lease.
     endings: Vec<(LeaseId, Option<&'static str>)>,
+    /// Messages that ended dead because their call had lost its lease, and of what. Their call is told.
+    dead: Dead,
     /// What happened and nobody has been told yet, in the engine's order.
     events: Vec<Event>,
     /// What was too much to be kept until the loop gets to it.
@@ -30,6 +35,7 @@ impl Scheduler {
         Self {
             engine,
             endings: Vec::new(),
+            dead: Dead::new(),
             events: Vec::new(),
             missed: 0,
             line: HashMap::new(),
@@ -61,8 +67,17 @@ impl Scheduler {
             .collect()
     }
 
-    /// Keeps what is for the loop; of what happened up to a limit, since it may be blocked.
-    pub(crate) fn keep_events(&mut self, out: &mut Outbox<Payload>) {
+    /// Keeps what is for the loop; of what happened up to a limit, since it may be blocked. The call
+    /// that is `over`, if one is, is told at once what is dead of it.
+    pub(crate) fn keep(&mut self, out: &mut Outbox<Payload>, over: Option<LeaseId>) {
+        if !out.fenced.is_empty() {
+            let dead = out.ended.iter().filter(|message| {
+                let told = message.error.is_some() || over.is_some() && message.lease == over;
+                message.end == End::Dead && !told
+            });
+            let dead = dead.map(|message| (message.seq.as_u64(), message.reason));
+            self.dead.extend(dead);
+        }
         let room = MOST_EVENTS.saturating_sub(self.events.len());
         self.missed += out.events.len().saturating_sub(room) as u64;
         self.events.extend(out.events.drain(..).take(room));
@@ -73,9 +88,27 @@ impl Scheduler {
             .extend(out.fenced.drain(..).map(|lease| (lease, None)));
     }
 
-    /// Calls to be asked to end, or given up, since the last time.
-    pub(crate) fn take_endings(&mut self) -> Vec<(LeaseId, Option<&'static str>)> {
-        std::mem::take(&mut self.endings)
+    /// Calls to be asked to end, or given up, since the last time; and what is dead of those, and why.
+    pub(crate) fn take_endings(&mut self) -> (Vec<(LeaseId, Option<&'static str>)>, Dead) {
+        let dead = std::mem::take(&mut self.dead);
+        (std::mem::take(&mut self.endings), dead)
+    }
+
+    /// Whether any of these ended dead because their call had lost its lease.
+    pub(crate) fn has_dead(&self, mut seqs: impl Iterator<Item = u64>) -> bool {
+        !self.dead.is_empty() && seqs.any(|seq| self.dead.contains_key(&seq))
+    }
+
+    /// Those, and of what.
+    pub(crate) fn take_dead(
+        &mut self,
+        seqs: impl Iterator<Item = u64>,
+    ) -> Vec<(u64, &'static str)> {
+        if self.dead.is_empty() {
+            return Vec::new();
+        }
+        seqs.filter_map(|seq| Some((seq, self.dead.remove(&seq)?)))
+            .collect()
     }
 
     /// What happened since the last time, and how much of it was too much.

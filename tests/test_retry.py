@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from chinwag import Batch, ConfigError, Context, DeadLetter, Dropped, LeaseLost, Queue
-from chinwag.testing import Clock, RecordingHandler
+from chinwag.testing import Clock, RecordingHandler, run
 from chinwag.testing.plugin import Run
 
 
@@ -66,6 +67,58 @@ def test_what_fails_for_good_is_kept_and_can_be_tried_again(chinwag_run: Run) ->
     chinwag_run(body)
     assert told == [(["a"], "down", 1)]
     assert handler.calls[1].batch[0].rank == 2
+
+
+def test_what_was_listened_to_is_dead_with_its_call(chinwag_run: Run) -> None:
+    handler = RecordingHandler[str](failures={"1": OSError("down")})
+
+    async def body() -> list[str]:
+        async with Queue(handler, max_attempts=1) as queue:
+            queue.put_nowait("room", "bob", "listened to", context=True)
+            queue.put_nowait("room", "ann", "a", id="1")
+            await queue.join()
+            assert queue.check().dead == 2
+            return [letter.message.payload for letter in queue.dead]
+
+    assert chinwag_run(body) == ["a", "listened to"]
+
+
+@pytest.mark.parametrize("how", ["the call raises", "each message is given up on"])
+def test_a_dead_letter_costs_the_same_among_many(how: str) -> None:
+    async def handle(batch: Batch[int], ctx: Context) -> None:
+        if how == "the call raises":
+            raise OSError("down")
+        for message in batch:
+            ctx.fail(message)
+
+    def lines(messages: int) -> int:
+        """How many lines of Python are run for a batch of so many that end dead."""
+        count = 0
+
+        def trace(frame: object, event: str, _: object) -> Callable[..., Any]:
+            nonlocal count
+            count += event == "line"
+            return trace
+
+        async def body() -> None:
+            queue = Queue[int](handle, max_attempts=1)
+            for number in range(messages):
+                queue.put_nowait("room", "ann", number)
+            async with queue:
+                before = sys.gettrace()
+                sys.settrace(trace)
+                try:
+                    await queue.join()
+                finally:
+                    sys.settrace(before)
+            assert len(queue.dead) == messages
+
+        run(body)
+        return count
+
+    few, more, many = (lines(messages) for messages in (100, 200, 300))
+
+    assert many - more <= 1.2 * (more - few)
 
 
 def test_dead_letters_are_bounded(chinwag_run: Run) -> None:

@@ -29,7 +29,7 @@ from weakref import getweakrefcount
 from chinwag.context import Context
 
 if TYPE_CHECKING:
-    from chinwag._core import Batch
+    from chinwag._core import Batch, Message
     from chinwag._driver import Driver
     from chinwag._handler import Handler
 
@@ -98,13 +98,22 @@ class Failure:
     the latest moment at which somebody could still have looked.
     """
 
-    __slots__ = ("_batch", "_dead", "_driver", "_error", "_reason", "_seen")
+    __slots__ = ("_batch", "_by_seq", "_dead", "_driver", "_error", "_message", "_reason", "_seen")
 
     def __init__(
-        self, driver: Driver, batch: Batch[Any], error: BaseException | None, reason: str
+        self,
+        driver: Driver,
+        batch: Batch[Any],
+        error: BaseException | None,
+        reason: str,
+        *,
+        message: Message[Any] | None = None,
     ) -> None:
         self._driver = driver
         self._batch = batch
+        # The one that failed, if the call itself did not.
+        self._message = message
+        self._by_seq: dict[int, Message[Any]] | None = None
         self._error = error
         self._reason = reason
         self._dead = 0
@@ -119,9 +128,12 @@ class Failure:
         """Note that a message has ended `dead` of it."""
         self._dead += 1
         self._reason = reason
-        for message in self._batch:
-            if message._seq == seq:
-                self._driver.bury(message, self._batch._attempt, reason, self._error)
+        if self._by_seq is None:
+            of_call = (*self._batch, *self._batch.context)
+            failed = of_call if self._message is None else (self._message,)
+            self._by_seq = {message._seq: message for message in failed}
+        if message := self._by_seq.get(seq):
+            self._driver.bury(message, self._batch._attempt, reason, self._error)
 
     def __del__(self) -> None:
         if self._seen or not self._dead:
@@ -309,8 +321,8 @@ class Runner:
             return driver.done(batch, result) if more else driver.core._end(batch, None, result)
         failures = []
         for place, error in context._failures.items():
-            failure = Failure(driver, batch, error, "failed")
-            failures.append((batch[place]._seq, failure))
+            failure = Failure(driver, batch, error, "failed", message=batch[place])
+            failures.append((place, failure))
         after = driver.core._part(batch, result, failures, context._snooze_s, more)
         for error in context._failures.values():  # now that the call itself has not failed
             driver.tell_of(batch, error, "failed")

@@ -19,13 +19,15 @@ class Context:
     It belongs to one call; after its end it only tells how things stood.
     """
 
-    __slots__ = ("_batch", "_core", "_ending", "_failures", "_over", "_snooze_s")
+    __slots__ = ("_batch", "_core", "_ending", "_failures", "_over", "_places", "_snooze_s")
 
     def __init__(self, core: Core[Any], batch: Batch[Any]) -> None:
         self._core = core
         self._batch = batch
         self._ending: str | None = None
+        # By place in the batch; where each of its messages is, once that is asked for.
         self._failures: dict[int, BaseException | None] = {}
+        self._places: dict[int, int] | None = None
         self._snooze_s: float | None = None
         self._over = False
 
@@ -74,11 +76,12 @@ class Context:
         self._refuse_once_over()
         if error is not None and not isinstance(error, BaseException):
             raise TypeError(f"error={show(error)}: must be an exception, or None")
-        for place, other in enumerate(self._batch):
-            if other is message:
-                self._failures[place] = error
-                return
-        raise ValueError(f"{show(message)}: is not a message of this batch; its context is not")
+        if self._places is None:
+            self._places = {id(each): place for place, each in enumerate(self._batch)}
+        place = self._places.get(id(message))
+        if place is None:
+            raise ValueError(f"{show(message)}: is not a message of this batch; its context is not")
+        self._failures[place] = error
 
     def snooze(self, seconds: float) -> None:
         """Have the batch handed over again after so long, if the call ends well; no attempt.

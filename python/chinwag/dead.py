@@ -19,7 +19,7 @@ P = TypeVar("P")
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class DeadLetter(Generic[P]):
-    """A message that ended `dead` in a call, and why."""
+    """A message that ended `dead` in a call, as one of its batch or of its context, and why."""
 
     message: Message[P]
     attempts: int

@@ -188,9 +188,9 @@ impl Batch {
         self.call.seqs()
     }
 
-    /// The place in the push order of one of its messages.
-    pub(crate) fn seq(&self, number: u64) -> Option<Seq> {
-        let entry = self.entries().iter().find(|entry| entry.seq == number)?;
+    /// The place in the push order of the message at a place of the batch.
+    pub(crate) fn seq(&self, place: usize) -> Option<Seq> {
+        let entry = self.entries().get(place)?;
         Some(Seq::from_u64(entry.seq))
     }
 

@@ -423,14 +423,14 @@ impl Core {
         self.inner()?.settle(py, batch.get(), ending, outcome, more)
     }
 
-    /// A call returned that has given up on messages (each with what it failed of), or that wants to
+    /// A call returned that has given up on messages (place and what it failed of), or that wants to
     /// be called again after so many seconds. `more` as above.
     fn _part<'py>(
         &self,
         py: Python<'py>,
         batch: &Bound<'py, Batch>,
         result: &Bound<'py, PyAny>,
-        failures: Vec<(u64, Payload)>,
+        failures: Vec<(usize, Payload)>,
         snooze_s: Option<&Bound<'py, PyAny>>,
         more: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
@@ -438,8 +438,8 @@ impl Core {
             Some(span) => Outcome::Snoozed(arguments::seconds("seconds", span)?),
             None => Outcome::Done,
         };
-        let failures = failures.into_iter().filter_map(|(seq, error)| {
-            let seq = batch.get().seq(seq)?;
+        let failures = failures.into_iter().filter_map(|(place, error)| {
+            let seq = batch.get().seq(place)?;
             let error = Some(error);
             Some(Failure { seq, error })
         });

@@ -69,6 +69,22 @@ def test_what_fails_for_good_is_kept_and_can_be_tried_again(chinwag_run: Run) ->
     assert handler.calls[1].batch[0].rank == 2
 
 
+def test_a_letter_is_pushed_again_with_its_own_id(chinwag_run: Run) -> None:
+    """It may look like those that chinwag gives; without it, it would not be filtered."""
+    handler = RecordingHandler[str](failures={"#general": [OSError("down"), None]})
+
+    async def body() -> list[str]:
+        async with Queue(handler, max_attempts=1) as queue:
+            queue.put_nowait("room", "ann", "a", id="#general")
+            await queue.join()
+            (letter,) = queue.dead
+            queue.dead.retry(letter)
+            await queue.join()
+            return [call.batch[0].id for call in handler.calls]
+
+    assert chinwag_run(body) == ["#general", "#general"]
+
+
 def test_what_was_listened_to_is_dead_with_its_call(chinwag_run: Run) -> None:
     handler = RecordingHandler[str](failures={"1": OSError("down")})
 

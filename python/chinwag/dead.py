@@ -58,7 +58,7 @@ class DeadLetters(Generic[P]):
         with self._lock:
             if letter not in self._letters:
                 raise ValueError("that letter is not here any more: it was retried or dropped")
-        given = message.id if not message.id.startswith("#") else None
+        given = None if message.id == f"#{message._seq}" else message.id
         receipt = self._queue.put_nowait(
             message.group,
             message.sender,

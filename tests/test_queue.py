@@ -357,3 +357,10 @@ def test_a_group_nobody_knows_has_nothing_waiting() -> None:
     status = Queue(RecordingHandler[str]()).status("nowhere")
 
     assert (status.is_processing, status.message_count, status.senders) == (False, 0, 0)
+
+
+def test_a_group_nobody_pushed_to_has_the_size_it_was_given() -> None:
+    queue = Queue(RecordingHandler[str](), size_by="members")
+    queue.set_members("room", 40)
+
+    assert queue.status("room").size == queue.explain("room").size == 40

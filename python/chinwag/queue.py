@@ -410,7 +410,8 @@ class Queue(_core.Core[P]):
         name = self._named(group)
         figures = self._status(name)
         if figures is None:
-            return Status(group=name, paused=False, waiting=0, running=0)
+            size, _, _ = self._outlook(name)
+            return Status(group=name, paused=False, waiting=0, running=0, size=size)
         return Status(group=name, **figures)
 
     def explain(self, group: str) -> Explanation:

@@ -359,6 +359,30 @@ def test_a_group_nobody_knows_has_nothing_waiting() -> None:
     assert (status.is_processing, status.message_count, status.senders) == (False, 0, 0)
 
 
+def test_whoever_only_looks_wakes_nobody() -> None:
+    queue = Queue(RecordingHandler[str]())
+    woken: list[str] = []
+
+    def wake() -> bool:
+        woken.append("woken")
+        return True
+
+    queue._attach(wake)
+    queue.put_nowait("room", "ann", "hi")
+    assert woken == ["woken"]
+
+    queue.groups()
+    queue.check()
+    queue.stats()
+    queue.status("room")
+    queue.explain("room")
+    assert ("room", "#0") in queue
+
+    assert woken == ["woken"]
+    queue.pause()
+    assert len(woken) == 2
+
+
 def test_a_group_nobody_pushed_to_has_the_size_it_was_given() -> None:
     queue = Queue(RecordingHandler[str](), size_by="members")
     queue.set_members("room", 40)

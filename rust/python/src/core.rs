@@ -361,7 +361,7 @@ impl Core {
     }
 
     fn groups(&self, py: Python<'_>) -> PyResult<Vec<String>> {
-        let names = self.usable()?.control(py, Engine::groups)?;
+        let names = self.usable()?.look(py, Engine::groups)?;
         Ok(names.into_iter().map(String::from).collect())
     }
 
@@ -597,13 +597,13 @@ impl Core {
     }
 
     fn _ledger<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let checked = self.usable()?.control(py, Engine::check)?;
+        let checked = self.usable()?.look(py, Engine::check)?;
         figures::ledger(py, &checked.map_err(|what| error::imbalance(py, &what))?)
     }
 
     /// The same, after a walk through every structure.
     fn _audit<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let audited = self.usable()?.control(py, Engine::audit)?;
+        let audited = self.usable()?.look(py, Engine::audit)?;
         figures::ledger(py, &audited.map_err(|what| error::imbalance(py, &what))?)
     }
 

@@ -388,3 +388,14 @@ def test_a_group_nobody_pushed_to_has_the_size_it_was_given() -> None:
     queue.set_members("room", 40)
 
     assert queue.status("room").size == queue.explain("room").size == 40
+
+
+@pytest.mark.parametrize("given", ["#+0", "#-0", "# 0", "#", "+0"])
+def test_only_what_looks_like_an_automatic_id_is_one(given: str) -> None:
+    queue = Queue(RecordingHandler[str]())
+    receipt = queue.put_nowait("room", "ann", "hi")
+
+    assert receipt.id == "#0"
+    assert ("room", given) not in queue
+    assert queue.withdraw("room", given) == "too_late"
+    assert queue.withdraw("room", "#0") == "done"

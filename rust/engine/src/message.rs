@@ -30,7 +30,9 @@ impl Seq {
 
     /// The reverse of [`Self::automatic_id`].
     pub fn from_automatic_id(id: &str) -> Option<Self> {
-        id.strip_prefix('#')?.parse().ok().map(Self)
+        let number = id.strip_prefix('#')?;
+        let plain = number.bytes().all(|byte| byte.is_ascii_digit()); // parsing takes a sign too
+        plain.then(|| number.parse().ok().map(Self))?
     }
 }
 
@@ -345,5 +347,6 @@ mod tests {
             Some(Seq(17))
         );
         assert_eq!(Seq::from_automatic_id("17"), None);
+        assert_eq!(Seq::from_automatic_id("#+17"), None);
     }
 }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 
 import pytest
 
 from chinwag import Batch, Context, Dropped, Queue
-from chinwag.testing import RecordingHandler
+from chinwag.testing import Clock, RecordingHandler, run
 from chinwag.testing.plugin import Run
 
 
@@ -86,3 +88,45 @@ def test_stop_of_a_sender(chinwag_run: Run) -> None:
             await bob
 
     chinwag_run(body)
+
+
+def test_closing_waits_for_no_call_that_was_given_up(
+    chinwag_run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has had its grace; and it was told of once."""
+
+    async def handle(batch: Batch[str]) -> None:
+        for _ in range(3):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(100)
+
+    async def body() -> float:
+        queue = Queue(handle, cancel_grace_s=5)
+        async with queue:
+            queue.put_nowait("room", "ann", "a")
+            await asyncio.sleep(1)
+            queue.stop("room")
+            await asyncio.sleep(6)
+            await queue.aclose()
+            return asyncio.get_running_loop().time()
+
+    assert chinwag_run(body) == 7
+    assert caplog.text.count("has not ended 5 s after it was asked to") == 1
+
+
+def test_closing_waits_for_no_thread_that_was_given_up() -> None:
+    """A plain function cannot be cancelled, and may never return."""
+    go_on = threading.Event()
+
+    def handle(batch: Batch[str]) -> None:
+        go_on.wait()
+
+    async def body() -> None:
+        try:
+            async with Queue(handle, handler_timeout_s=10, max_attempts=1) as queue:
+                with pytest.raises(Dropped, match="timeout"):
+                    await queue.put_nowait("room", "ann", "a")
+        finally:
+            go_on.set()
+
+    run(body, Clock(thread_wait_s=0.05))

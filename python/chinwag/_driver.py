@@ -238,6 +238,8 @@ class Driver:
                     self.bury(message, batch._attempt, dead[message._seq], None)
             _fenced.add(runner.task)
             asyncio.Task.add_done_callback(runner.task, _fenced.discard)
+            if not self.handler.is_async:
+                runner.task.cancel()  # its thread may never return, and nobody waits for that
 
     def is_ending(self) -> bool:
         """Whether a call that is cancelled now is cancelled because everything ends."""
@@ -317,7 +319,7 @@ class Driver:
         self._look_for_quiet()
         await self._until(self._quiet, self.grace_s)
         for runner in self._runners:
-            if runner.batch:
+            if runner.batch and not runner.fenced:
                 log.warning(
                     "a call in group %r has not ended %g s after it was asked to; its result will "
                     "count for nothing",
@@ -576,7 +578,9 @@ class Driver:
                 log.debug("forgot %d idle groups", self._forgotten - before)
 
     def _look_for_quiet(self) -> None:
-        if self._asked.done() and not any(runner.batch for runner in self._runners):
+        if not self._asked.done():
+            return
+        if not any(runner.batch and not runner.fenced for runner in self._runners):
             _resolve(self._quiet)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chinwag import Batch, ConfigError, Context, Dropped, Message, Queue, QueueClosed
+from chinwag import Batch, Config, ConfigError, Context, Dropped, Message, Queue, QueueClosed
 from chinwag.testing import Clock, RecordingHandler
 from chinwag.testing.plugin import Run
 
@@ -399,3 +399,25 @@ def test_only_what_looks_like_an_automatic_id_is_one(given: str) -> None:
     assert ("room", given) not in queue
     assert queue.withdraw("room", given) == "too_late"
     assert queue.withdraw("room", "#0") == "done"
+
+
+def test_settings_are_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks at every group should not have all settings checked for each of them."""
+    worked_out: list[Config] = []
+    check = Config.__post_init__
+
+    def checked(config: Config) -> None:
+        worked_out.append(config)
+        check(config)
+
+    queue = Queue(RecordingHandler[str]())
+    queue.put_nowait("other", "ann", "hi")
+    queue.explain("other")
+    monkeypatch.setattr(Config, "__post_init__", checked)
+
+    config = queue.configure("room", quiet_s=2)
+
+    assert worked_out == [config]
+    assert queue.explain("room").settings["quiet_s"] == (2.0, "group")
+    assert queue.explain("other").settings["quiet_s"] == (0.0, "default")
+    assert len(worked_out) == 1

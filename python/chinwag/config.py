@@ -15,8 +15,9 @@ import difflib
 import math
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -677,19 +678,11 @@ class Config:
             bands = tuple(_without(band, given) for band in bands)
         return Config.of(**{**self.flat(), **given, "bands": bands})
 
-    def profile(self, group_settings: Mapping[str, Any] = MappingProxyType({})) -> Profile:
-        """Work out what holds in a group at every size, as plain data for the engine.
-
-        Args:
-            group_settings: What has been given for that group; see `for_group`.
-
-        Raises:
-            ConfigError: As `for_group`.
-        """
-        config = self.for_group(**group_settings) if group_settings else self
-        settings = config.flat()
+    def profile(self) -> Profile:
+        """Work out what holds at every size, as plain data for the engine."""
+        settings = self.flat()
         del settings["strategy"], settings["bands"]
-        first, *steps = _steps(config.order)
+        first, *steps = _steps(self.order)
         return {
             "settings": settings,
             "strategy": first.strategy,
@@ -709,21 +702,8 @@ class Config:
         Raises:
             ConfigError: As `for_group`.
         """
-        config, defaults = self.for_group(**group_settings), Config().flat()
-        settings = config.flat()
-        *_, step = (step for step in _steps(config.order) if step.size <= size)
-        values = settings | dict(step.settings) | {"strategy": step.strategy}
-        bands = dict.fromkeys(step.settings, step.set_from) | {"strategy": step.named_from}
-        del values["bands"]
-
-        def source(key: str) -> str:
-            if band := bands.get(key):
-                return f"band {band}"
-            if key in group_settings:
-                return "group"
-            return "default" if settings[key] == defaults[key] else "queue"
-
-        return {key: Effective(value, source(key)) for key, value in values.items()}
+        config = self.for_group(**group_settings) if group_settings else self
+        return sources_in_a_group(config, group_settings, size)
 
     def _check(self, band: Band) -> None:
         """Check what a band says against the settings that it leaves as they are."""
@@ -750,6 +730,35 @@ def settings_of_a_group(settings: Mapping[str, Any]) -> dict[str, Setting]:
                 f"give it to the queue: Queue(..., {key}=...)"
             )
     return _plain(settings)
+
+
+def sources_in_a_group(config: Config, given: Collection[str], size: int) -> dict[str, Effective]:
+    """Say the same as `Config.sources` where the configuration is that of the group.
+
+    Args:
+        config: What holds in the group.
+        given: Names of the settings that were given for it.
+        size: As there.
+    """
+    settings, defaults = config.flat(), _defaults()
+    *_, step = (step for step in _steps(config.order) if step.size <= size)
+    values = settings | dict(step.settings) | {"strategy": step.strategy}
+    bands = dict.fromkeys(step.settings, step.set_from) | {"strategy": step.named_from}
+    del values["bands"]
+
+    def source(key: str) -> str:
+        if band := bands.get(key):
+            return f"band {band}"
+        if key in given:
+            return "group"
+        return "default" if settings[key] == defaults[key] else "queue"
+
+    return {key: Effective(value, source(key)) for key, value in values.items()}
+
+
+@cache
+def _defaults() -> Mapping[str, Setting]:
+    return Config().flat()
 
 
 def read(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Setting]:

@@ -22,7 +22,7 @@ from chinwag._handler import Handler
 from chinwag._listeners import EventStream, Listeners
 from chinwag._runner import log
 from chinwag.columns import Verdicts, column, options
-from chinwag.config import Config, settings_of_a_group
+from chinwag.config import Config, settings_of_a_group, sources_in_a_group
 from chinwag.context import Context
 from chinwag.dead import DeadLetters
 from chinwag.errors import ConfigError
@@ -73,7 +73,8 @@ class Queue(_core.Core[P]):
             clock = getattr(asyncio._get_running_loop(), "chinwag_clock", None)
         super().__init__(config.profile(), clock)
         self._config = config
-        self._group_settings: dict[str, dict[str, Any]] = {}
+        # What was given for single groups, and what they go by.
+        self._configured: dict[str, tuple[dict[str, Any], Config]] = {}
         # Reentrant: the collector may run a finalizer that configures, whatever is at work.
         self._configuring = threading.RLock()
         self._handler = None if handler is None else Handler.of(handler)
@@ -257,17 +258,17 @@ class Queue(_core.Core[P]):
         given = settings_of_a_group(settings)  # before the lock: it calls methods of the values
         with self._configuring:
             while True:
-                known = self._group_settings.get(name)
-                wanted = {**(known or {}), **given}
+                known = self._configured.get(name)
+                wanted = {**(known[0] if known else {}), **given}
                 config = self._config.for_group(**wanted)
-                if not self._configure(name, self._config.profile(wanted)):
+                if not self._configure(name, config.profile()):
                     raise ConfigError(
                         f"lanes={config.window.lanes!r}: cannot change while something of "
                         f"{show(name)} waits or runs; set it before the first message, or after "
                         "it has come to rest"
                     )
-                if self._group_settings.get(name) is known:
-                    self._group_settings[name] = wanted
+                if self._configured.get(name) is known:
+                    self._configured[name] = wanted, config
                     return config
                 # A finalizer has configured this group meanwhile, so both are put together.
 
@@ -425,10 +426,10 @@ class Queue(_core.Core[P]):
         name = self._named(group)
         facts = self._explain(name)
         at = self._now_us() * _MICROSECOND
-        own = self._group_settings.get(name, {})
+        own, config = self._configured.get(name, ({}, self._config))
         if facts is None:
             size, strategy, mark = self._outlook(name)
-            sources = self._config.sources(own, mark)
+            sources = sources_in_a_group(config, own, mark)
             return Explanation(
                 group=name,
                 at=at,
@@ -442,7 +443,7 @@ class Queue(_core.Core[P]):
                 settings=sources,
             )
         running = [{**call, "score": Score(**call["score"])} for call in facts.pop("running")]
-        sources = self._config.sources(own, facts.pop("band_from"))
+        sources = sources_in_a_group(config, own, facts.pop("band_from"))
         aging = float(cast("float", sources["aging"].value))
         if facts["strategy"] != "priority":
             aging = 0.0

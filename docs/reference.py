@@ -18,7 +18,7 @@ import griffe
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "chinwag"
-MODULES = ("columns", "config", "errors", "events", "explain", "stats", "testing")
+MODULES = ("columns", "config", "errors", "events", "explain", "settings", "stats", "testing")
 
 Entry: TypeAlias = griffe.Class | griffe.Function | griffe.Attribute
 
@@ -429,7 +429,7 @@ def _difference(name: str, old: str, new: str) -> str:
 
 _MADE = "<!-- Made by docs/reference.py from the docstrings: edit those and run make reference. -->"
 _FIRST = "Queue"
-_SETTINGS = "config"
+_SETTINGS = "settings"
 _WIDTH = 88
 _CODE = re.compile(r"(?<![`\[])`(?P<name>[^`\n]+)`(?!`)")
 _DATACLASS = {"frozen=True": "frozen", "kw_only=True": "keyword-only"}

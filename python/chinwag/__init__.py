@@ -1,7 +1,7 @@
 """chinwag decides when, in which order and together with what group-chat messages are handled."""
 
 from chinwag._core import Batch, Message, Receipt
-from chinwag.config import Band, Busy, Config, Limits, Order, Retry, Window
+from chinwag.config import Config
 from chinwag.context import Context
 from chinwag.dead import DeadLetter, DeadLetters
 from chinwag.errors import (
@@ -17,6 +17,7 @@ from chinwag.errors import (
 from chinwag.explain import Explanation
 from chinwag.group import Group
 from chinwag.queue import Queue
+from chinwag.settings import Band, Busy, Limits, Order, Retry, Window
 
 __all__ = [
     "Band",

@@ -1,7 +1,7 @@
 """What a setting may be: each check refuses a value with what to do, or keeps it in one form.
 
 A check takes the dataclass that is being made and the names of its fields. It knows nothing about
-single settings; which check a setting needs is said in `chinwag.config`.
+single settings; which check a setting needs is said in `chinwag.settings`.
 
 Values are read by `real`, `whole`, `text`, `items` and `entries`, here and wherever Python takes a
 number or a name, and shown by `show`. They go by the value's type, which cannot be made up as its

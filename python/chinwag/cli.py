@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import click
 
-from chinwag import config as settings
 from chinwag._checks import words
-from chinwag.config import Config, Setting
+from chinwag.config import Config, parse, read
 from chinwag.errors import ConfigError, Imbalance, TraceError
+from chinwag.settings import PARTS, Setting
 from chinwag.stats import human_s
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 __all__ = ["cli", "main"]
 
-_PARTS = (settings.Window, settings.Busy, settings.Order, settings.Limits, settings.Retry)
 _INTERRUPTED = 130
 _DEFAULT = click.core.ParameterSource.DEFAULT
 _SLOWEST, _FASTEST = 1e-3, 1e6
@@ -132,7 +131,7 @@ def _read_handler_s(text: str) -> HandlerTime:
 
 def _setting_options(command: F) -> F:
     """Add an option for every setting, in the order of the configuration."""
-    for part in reversed(_PARTS):
+    for part in reversed(tuple(PARTS.values())):
         docs, kinds = _field_docs(part), get_type_hints(part)
         for field in reversed(fields(part)):
             if field.metadata.get("in_code"):
@@ -150,7 +149,7 @@ def _setting_option(
     if kind is bool:
         return click.option(f"--{flag}/--no-{flag}", key, default=None, help=about)
     metavar = "|".join(words(kind)) or _METAVARS.get(key) or _METAVARS.get(key[-2:], "N")
-    callback = _reads(partial(settings.parse, key))
+    callback = _reads(partial(parse, key))
     return click.option(f"--{flag}", key, callback=callback, metavar=metavar, help=about)
 
 
@@ -359,7 +358,7 @@ def _config(file: str | None, first: Mapping[str, Setting], given: Mapping[str, 
     try:
         if file is not None:
             Config.load(file)  # checked by itself, so that the message names the file
-        return Config.of(**{**first, **(settings.read(file) if file else {}), **given})
+        return Config.of(**{**first, **(read(file) if file else {}), **given})
     except (ConfigError, OSError) as error:
         raise _BadInput(str(error)) from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from chinwag.config import Setting
+from chinwag.settings import Setting
 from chinwag.traces import Trace, shipped
 
 __all__ = ["Room", "rooms"]

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, TypeAlias, get_args
 
-from chinwag.config import Config, Strategy
+from chinwag.config import Config
 from chinwag.queue import Queue
+from chinwag.settings import Strategy
 from chinwag.stats import human_s
 from chinwag.testing import Call, Clock, RecordingHandler, run
 

@@ -49,7 +49,7 @@ class Queue(_core.Core[P]):
             if that is not set; calls beyond them wait for one, and count as running.
         config: All settings at once; single ones given beside it go before.
         clock: A clock that a test moves; by default the system's.
-        **settings: Single settings by their names in `chinwag.config`, such as `quiet_s=2`.
+        **settings: Single settings by their names in `chinwag.settings`, such as `quiet_s=2`.
 
     Raises:
         ConfigError: A setting is unknown, has a wrong value, or contradicts another.
@@ -243,7 +243,7 @@ class Queue(_core.Core[P]):
 
         Args:
             group: Which.
-            **settings: By their names in `chinwag.config`; those of the whole queue, such as
+            **settings: By their names in `chinwag.settings`; those of the whole queue, such as
                 `capacity`, cannot be set for a group.
 
         Returns:

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chinwag.config import Config, Setting
+from chinwag.config import Config
 from chinwag.errors import ConfigError, Rejected
 from chinwag.queue import Queue
+from chinwag.settings import Setting
 
 if TYPE_CHECKING:
     from chinwag import Batch

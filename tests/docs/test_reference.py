@@ -70,7 +70,7 @@ PACKAGE = {
             async def warm(self) -> Cup[str]:
                 """Warm it by `warm_s`."""
     ''',
-    "config.py": '''
+    "settings.py": '''
         """Settings."""
         from dataclasses import dataclass, field
 
@@ -110,7 +110,7 @@ Keeps tea warm.
 
 | Module | |
 | --- | --- |
-| [`tea.config`](config.md) | Settings |
+| [`tea.settings`](settings.md) | Settings |
 | [`tea.errors`](errors.md) | What goes wrong |
 
 ## `Pot`
@@ -152,7 +152,7 @@ Fill a cup, or a new one.
 async warm() -> Cup[str]
 ```
 
-Warm it by [`warm_s`](config.md#warm_s).
+Warm it by [`warm_s`](settings.md#warm_s).
 
 **Returns**
 
@@ -168,7 +168,7 @@ What [`Pot.pour`](#potpour) gives; never empty.
 """
 
 CONFIG = """
-# `tea.config`
+# `tea.settings`
 
 Settings.
 
@@ -211,10 +211,10 @@ def package(tmp_path: Path) -> Path:
 
 
 def test_docstrings_and_stubs_become_pages(generator: ModuleType, package: Path) -> None:
-    pages = generator.reference(package, "tea", ("config", "errors"))
+    pages = generator.reference(package, "tea", ("settings", "errors"))
 
-    assert (pages["tea.md"], pages["config.md"]) == (f"{MADE}\n{FIRST}", f"{MADE}\n{CONFIG}")
-    assert list(pages) == ["config.md", "errors.md", "tea.md"]
+    assert (pages["tea.md"], pages["settings.md"]) == (f"{MADE}\n{FIRST}", f"{MADE}\n{CONFIG}")
+    assert list(pages) == ["settings.md", "errors.md", "tea.md"]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_docstrings_and_stubs_become_pages(generator: ModuleType, package: Path)
         ("pot.py", '"""Warm it by `warm_s`."""', "pot.py:18: tea.pot.Pot.warm has no docstring"),
         ("_core.pyi", '"""What is in it."""', "_core.pyi:25: tea._core.Cup.tea has no docstring"),
         ("errors.py", '"""It is cold | stale."""', "errors.py:5: tea.errors.Cold has no docstring"),
-        ("config.py", '"""Settings."""', "config.py:1: tea.config has no docstring"),
+        ("settings.py", '"""Settings."""', "settings.py:1: tea.settings has no docstring"),
     ],
 )
 def test_a_public_name_without_docstring_is_refused(
@@ -233,7 +233,7 @@ def test_a_public_name_without_docstring_is_refused(
     path.write_text(path.read_text("utf-8").replace(docstring, "..."), encoding="utf-8")
 
     with pytest.raises(generator.UnclearError) as caught:
-        generator.reference(package, "tea", ("config", "errors"))
+        generator.reference(package, "tea", ("settings", "errors"))
 
     assert str(caught.value).endswith(fault)
 
@@ -243,7 +243,7 @@ def test_an_export_that_is_not_there_is_refused(generator: ModuleType, package: 
     path.write_text(path.read_text("utf-8").replace('["Cold"]', '["Cold", "Hot"]'), "utf-8")
 
     with pytest.raises(generator.UnclearError, match=r"tea\.errors\.__all__ lists Hot"):
-        generator.reference(package, "tea", ("config", "errors"))
+        generator.reference(package, "tea", ("settings", "errors"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,6 +1,6 @@
 //! What a user can set, as plain data.
 //!
-//! Python validates and merges (`python/chinwag/config.py` has every message); the engine takes what it
+//! Python validates and merges (`python/chinwag/settings.py` has every message); the engine takes what it
 //! is given: a [`Profile`] for the queue, and one for each group that has settings of its own.
 
 use std::sync::Arc;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from chinwag.config import Effective
 from chinwag.stats import human_s
@@ -123,15 +123,15 @@ class Explanation:
     """What counts as served among its senders."""
     size: int
     """Its active senders, or its members under `size_by="members"`."""
-    standing: float
+    standing: float = 0.0
     """What the group has been served, in calls."""
-    now_served: float
+    now_served: float = 0.0
     """What a group would have been served that was always there: who comes back stands here."""
-    senders_served: float
+    senders_served: float = 0.0
     """The same for a sender of this group."""
-    running: tuple[RunningCall, ...]
+    running: tuple[RunningCall, ...] = ()
     """The oldest first."""
-    waiting: tuple[WaitingBatch, ...]
+    waiting: tuple[WaitingBatch, ...] = ()
     """Who could start first; who waits for something else behind them."""
     settings: Mapping[str, Effective]
     """The settings in force, and where each comes from."""
@@ -164,6 +164,33 @@ class Explanation:
         if not self.running and not self.waiting:
             lines.append("  nothing runs or waits")
         return "\n".join(lines)
+
+
+def explanation(
+    group: str, at: float, facts: Mapping[str, Any], settings: Mapping[str, Effective]
+) -> Explanation:
+    """Make it of what the engine says of a group.
+
+    Args:
+        group: Which.
+        at: When that was, in epoch seconds.
+        facts: Fields of `Explanation`; of a group that is not known only size and strategy.
+        settings: What holds in the group.
+    """
+    aging = cast("float", settings["aging"].value) if facts["strategy"] == "priority" else 0.0
+    running = tuple(
+        RunningCall(**{**call, "score": Score(**call["score"])})
+        for call in facts.get("running", ())
+    )
+    waiting = tuple(
+        WaitingBatch(
+            **{**batch, "score": Score(**batch["score"])},
+            aged=round(aging * max(at - batch["since"], 0.0), 6),
+        )
+        for batch in facts.get("waiting", ())
+    )
+    known = {**facts, "running": running, "waiting": waiting}
+    return Explanation(group=group, at=at, settings=settings, **known)
 
 
 def _points(points: float) -> str:

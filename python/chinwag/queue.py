@@ -7,12 +7,10 @@ import contextlib
 import os
 import threading
 import weakref
-from array import array
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime
-from functools import cache
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from chinwag import _core
 from chinwag._checks import real, show
@@ -27,9 +25,9 @@ from chinwag.context import Context
 from chinwag.dead import DeadLetters
 from chinwag.errors import ConfigError
 from chinwag.events import Event
-from chinwag.explain import Explanation, RunningCall, Score, WaitingBatch
+from chinwag.explain import Explanation, explanation
 from chinwag.group import Group
-from chinwag.stats import Histogram, Ledger, Stats, Status, StrategyStats
+from chinwag.stats import Ledger, Stats, Status, summed_up
 
 __all__ = ["Queue"]
 
@@ -425,74 +423,17 @@ class Queue(_core.Core[P]):
         """
         name = self._named(group)
         facts = self._explain(name)
-        at = self._now_us() * _MICROSECOND
+        at = self._now_us() / 1e6
         own, config = self._configured.get(name, ({}, self._config))
         if facts is None:
             size, strategy, mark = self._outlook(name)
-            sources = sources_in_a_group(config, own, mark)
-            return Explanation(
-                group=name,
-                at=at,
-                strategy=strategy,
-                size=size,
-                standing=0.0,
-                now_served=0.0,
-                senders_served=0.0,
-                running=(),
-                waiting=(),
-                settings=sources,
-            )
-        running = [{**call, "score": Score(**call["score"])} for call in facts.pop("running")]
-        sources = sources_in_a_group(config, own, facts.pop("band_from"))
-        aging = float(cast("float", sources["aging"].value))
-        if facts["strategy"] != "priority":
-            aging = 0.0
-        waiting = [
-            {
-                **batch,
-                "score": Score(**batch["score"]),
-                "aged": round(aging * max(at - batch["since"], 0.0), 6),
-            }
-            for batch in facts.pop("waiting")
-        ]
-        return Explanation(
-            group=name,
-            at=at,
-            running=tuple(RunningCall(**call) for call in running),
-            waiting=tuple(WaitingBatch(**batch) for batch in waiting),
-            settings=sources,
-            **facts,
-        )
+            facts = {"size": size, "strategy": strategy, "band_from": mark}
+        settings = sources_in_a_group(config, own, facts.pop("band_from"))
+        return explanation(name, at, facts, settings)
 
     def stats(self) -> Stats:
         """Count what has happened since the queue was made, and how it stands now."""
-        figures = dict(self._figures())
-        ledger = Ledger(**figures.pop("ledger"))
-        back_to_back, bursts = figures.pop("back_to_back"), figures.pop("bursts")
-        end_reasons = {(end, why): count for end, why, count in figures.pop("end_reasons")}
-        ages = {end: _seconds(age) for end, age in figures.pop("ages").items()}
-        strategies = {
-            name: StrategyStats(calls=calls, wait=_seconds(wait))
-            for name, (calls, wait) in figures.pop("strategies").items()
-        }
-        wait, handling = (_seconds(figures.pop(name)) for name in ("wait", "handling"))
-        return Stats(
-            total_messages=ledger.accepted,
-            processed_messages=ledger.done,
-            failed_messages=ledger.dead,
-            back_to_back_groups=back_to_back + bursts,
-            waiting=ledger.waiting,
-            running_messages=ledger.running,
-            bursts=bursts,
-            ends=ledger.ends,
-            end_reasons=end_reasons,
-            ages=ages,
-            strategies=strategies,
-            wait=wait,
-            handling=handling,
-            batch_size=_messages(figures.pop("batch_size")),
-            **figures,
-        )
+        return summed_up(self._figures())
 
     def check(self) -> Ledger:
         """Prove that every accepted message is in exactly one place, and say where they are.
@@ -540,27 +481,6 @@ class Queue(_core.Core[P]):
         return f"<Queue, {state}, {'idle' if self._is_idle() else 'at work'}>"
 
 
-@cache
-def _edges(step: float) -> tuple[float, ...]:
-    return tuple(edge * step for edge in _core.histogram_edges())
-
-
-def _seconds(figures: Mapping[str, Any]) -> Histogram:
-    return Histogram(
-        _edges(_MICROSECOND),
-        array("Q", figures["counts"]),
-        total=figures["total"] * _MICROSECOND,
-        maximum=figures["maximum"] * _MICROSECOND,
-        step=_MICROSECOND,
-        unit="s",
-    )
-
-
-def _messages(figures: Mapping[str, Any]) -> Histogram:
-    counts = array("Q", figures["counts"])
-    return Histogram(_edges(1), counts, total=figures["total"], maximum=figures["maximum"])
-
-
 def _inert_after_fork() -> None:
     for queue in tuple(_alive):
         # One that was only made, before a server forks its workers say, is as good as new.
@@ -569,8 +489,6 @@ def _inert_after_fork() -> None:
             queue._fork()
             queue._listeners.fork(_FORKED)
 
-
-_MICROSECOND = 1e-6
 
 _FORKED = "this queue belongs to the process that this one was forked from; make a new one"
 

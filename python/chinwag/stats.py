@@ -9,13 +9,16 @@ share the last one.
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chinwag._checks import real, show
+from chinwag._core import histogram_edges
 
 if TYPE_CHECKING:
     import numpy as np
@@ -305,6 +308,33 @@ class Stats:
         return f"<Stats: {'; '.join(lines)}>"
 
 
+def summed_up(figures: Mapping[str, Any]) -> Stats:
+    """Make it of what the engine has counted."""
+    rest = dict(figures)
+    ledger = Ledger(**rest.pop("ledger"))
+    bursts = rest.pop("bursts")
+    return Stats(
+        total_messages=ledger.accepted,
+        processed_messages=ledger.done,
+        failed_messages=ledger.dead,
+        back_to_back_groups=rest.pop("back_to_back") + bursts,
+        waiting=ledger.waiting,
+        running_messages=ledger.running,
+        bursts=bursts,
+        ends=ledger.ends,
+        end_reasons={(end, why): count for end, why, count in rest.pop("end_reasons")},
+        ages={end: _seconds(age) for end, age in rest.pop("ages").items()},
+        strategies={
+            name: StrategyStats(calls=calls, wait=_seconds(wait))
+            for name, (calls, wait) in rest.pop("strategies").items()
+        },
+        wait=_seconds(rest.pop("wait")),
+        handling=_seconds(rest.pop("handling")),
+        batch_size=_messages(rest.pop("batch_size")),
+        **rest,
+    )
+
+
 def human_s(seconds: float) -> str:
     """Show a span of time in the unit a person would use, to two or three digits."""
     if math.isnan(seconds):
@@ -318,6 +348,27 @@ def human_s(seconds: float) -> str:
     return f"{seconds / 86400:,.1f} d"
 
 
+@cache
+def _edges(step: float) -> tuple[float, ...]:
+    return tuple(edge * step for edge in histogram_edges())
+
+
+def _seconds(figures: Mapping[str, Any]) -> Histogram:
+    return Histogram(
+        _edges(_MICROSECOND),
+        array("Q", figures["counts"]),
+        total=figures["total"] * _MICROSECOND,
+        maximum=figures["maximum"] * _MICROSECOND,
+        step=_MICROSECOND,
+        unit="s",
+    )
+
+
+def _messages(figures: Mapping[str, Any]) -> Histogram:
+    counts = array("Q", figures["counts"])
+    return Histogram(_edges(1), counts, total=figures["total"], maximum=figures["maximum"])
+
+
 def _plain(value: float) -> str:
     return f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
 
@@ -325,6 +376,8 @@ def _plain(value: float) -> str:
 def _calls(count: int) -> str:
     return "call" if count == 1 else "calls"
 
+
+_MICROSECOND = 1e-6
 
 _ENDS = (
     "done",

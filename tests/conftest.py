@@ -1,15 +1,19 @@
-"""What tests of the loop side are given: loops of all kinds, and the tasks that are made there."""
+"""What tests are given: loops of all kinds, the tasks made there, and runs of small scenarios."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chinwag import _driver
 from chinwag._runner import RunnerTask
+from chinwag.testing.scenarios.__main__ import main as run_scenarios
 from tests.loops import LOOPS, WATCHDOG_S, Main, Run, new_loop
+from tests.scenarios import Run as RunFile
 
 
 @pytest.fixture(params=LOOPS)
@@ -34,3 +38,16 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(_driver, "RunnerTask", make)
     return names
+
+
+@pytest.fixture
+def run_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> RunFile:
+    """Write scenarios to a file and run it: the exit code, and the lines that were printed."""
+
+    def run_file(*scenarios: Any, arguments: tuple[str, ...] = ()) -> tuple[int, list[str]]:
+        path = tmp_path / "made-up.json"
+        path.write_text(json.dumps({"format_version": 1, "scenarios": list(scenarios)}))
+        code = run_scenarios([str(path), *arguments])
+        return code, capsys.readouterr().out.splitlines()
+
+    return run_file

@@ -261,7 +261,9 @@ impl<P> Engine<P> {
     /// When a batch that has failed so often may start again (rule F1).
     pub(crate) fn backoff(&mut self, settings: &Settings, attempts: u32) -> Time {
         let exponent = f64::from(attempts.saturating_sub(1));
-        let longest = settings.backoff.as_secs_f64() * settings.backoff_factor.powf(exponent);
+        // No pause stays none: zero times infinity would be no number.
+        let growth = settings.backoff_factor.powf(exponent).min(f64::MAX);
+        let longest = settings.backoff.as_secs_f64() * growth;
         let longest = longest.min(settings.backoff_cap.as_secs_f64());
         let share = match settings.jitter {
             Jitter::None => 1.0,

@@ -475,3 +475,18 @@ fn what_came_during_a_backoff_is_due_after_the_last_attempt() {
 
     assert_eq!(world.starts(3.0), [["b"]]);
 }
+
+#[test]
+fn no_pause_stays_none_after_any_number_of_failures() {
+    let mut world = World::new(Settings {
+        max_attempts: 200,
+        backoff: seconds(0.0),
+        backoff_factor: 1000.0,
+        ..steady()
+    });
+    world.push(0.0, "ann", "a");
+    for _ in 0..150 {
+        let call = world.poll(0.0).remove(0);
+        fail(&mut world, 0.0, &call);
+    }
+}

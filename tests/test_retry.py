@@ -7,6 +7,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -256,6 +257,66 @@ def test_a_call_that_was_ended_has_no_more_to_say(chinwag_run: Run) -> None:
     (ctx,) = kept
     with pytest.raises(LeaseLost):
         ctx.snooze(1)
+
+
+def test_a_committed_call_may_be_tried_again(chinwag_run: Run) -> None:
+    """Where a second answer does no harm."""
+    attempts: list[int] = []
+
+    async def handle(batch: Batch[str], ctx: Context) -> str:
+        attempts.append(ctx.attempt)
+        ctx.commit()
+        if ctx.attempt < 3:
+            raise OSError("down")
+        return "answered"
+
+    async def body() -> object:
+        async with Queue[str](handle, retry_committed=True) as queue:
+            return await queue.put_nowait("room", "ann", "a")
+
+    assert chinwag_run(body) == "answered"
+    assert attempts == [1, 2, 3]
+
+
+def pauses(seed: int, **settings: Any) -> list[float]:
+    """How long a batch that always fails waits between its attempts."""
+    handler = RecordingHandler[str](failures={"1": OSError("down")})
+
+    async def body() -> None:
+        async with Queue(handler, seed=seed, **settings) as queue:
+            queue.put_nowait("room", "ann", "a", id="1")
+            await queue.join()
+
+    run(body)
+    starts = [call.started for call in handler.calls]
+    return [after - before for before, after in pairwise(starts)]
+
+
+def test_pauses_grow_up_to_their_cap() -> None:
+    settings = {"max_attempts": 7, "jitter": "none", "backoff_s": 1, "backoff_factor": 3}
+
+    assert pauses(0, **settings, backoff_cap_s=20) == [1, 3, 9, 20, 20, 20]
+
+
+def test_jitter_takes_any_length_up_to_the_longest() -> None:
+    """So that many who failed together do not come back together."""
+    settings = {"max_attempts": 6, "backoff_s": 1, "backoff_factor": 3, "backoff_cap_s": 20}
+    longest = (1, 3, 9, 20, 20)
+
+    shares = [
+        pause / most
+        for seed in range(40)
+        for pause, most in zip(pauses(seed, **settings), longest, strict=True)
+    ]
+
+    assert 0 <= min(shares) < 0.05
+    assert 0.95 < max(shares) <= 1
+    assert sum(shares) / len(shares) == pytest.approx(0.5, abs=0.08)
+
+
+def test_jitter_is_the_seeds() -> None:
+    assert pauses(7, max_attempts=6) == pauses(7, max_attempts=6)
+    assert pauses(7, max_attempts=6) != pauses(8, max_attempts=6)
 
 
 def test_a_slow_call_is_cancelled_and_tried_again(chinwag_run: Run) -> None:

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chinwag import Queue
 from chinwag.stats import Histogram, Ledger, Stats, Status, human_s
+from chinwag.testing import RecordingHandler
+from chinwag.testing.plugin import Run
 
 # The engine's buckets: exact below 16, then 16 to the octave.
 EDGES = [*range(16), *(m << s for s in range(40) for m in range(16, 32)), 1 << 44, 2**64 - 1]
@@ -183,3 +186,34 @@ def test_a_status_is_processing_while_a_call_runs() -> None:
 )
 def test_spans_are_shown_in_the_unit_of_a_person(seconds: float, shown: str) -> None:
     assert human_s(seconds) == shown
+
+
+def test_calls_are_counted_by_their_strategy(chinwag_run: Run) -> None:
+    async def body() -> Stats:
+        async with Queue(RecordingHandler[str]()) as queue:
+            queue.configure("vip", strategy="priority")
+            for group in ("room", "vip", "vip"):
+                queue.put_nowait(group, f"of {group}", "hi")
+            await queue.join()
+            return queue.stats()
+
+    strategies = chinwag_run(body).strategies
+
+    assert {name: (told.calls, told.wait.count) for name, told in strategies.items()} == {
+        "round_robin": (1, 1),
+        "priority": (1, 2),
+        "load_balanced": (0, 0),
+        "adaptive": (0, 0),
+    }
+
+
+def test_ids_that_are_forgotten_early_are_counted(chinwag_run: Run) -> None:
+    async def body() -> int:
+        queue = Queue(RecordingHandler[str](), dedup_s=100, dedup_limit=2, max_batch=1)
+        async with queue:
+            for id in ("1", "2", "3"):
+                queue.put_nowait("room", "ann", "hi", id=id)
+            await queue.join()
+            return queue.stats().forgotten_ids
+
+    assert chinwag_run(body) == 1

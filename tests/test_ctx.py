@@ -138,3 +138,20 @@ def test_the_failure_of_the_call_goes_before(chinwag_run: Run) -> None:
 
     assert chinwag_run(body) == [("a", "error", "the call"), ("b", "error", "the call")]
     assert calls == [["a", "b"], ["a", "b"]]
+
+
+def test_a_batch_has_the_same_messages_at_each_look(chinwag_run: Run) -> None:
+    """So that a handler can tell by identity which one it has seen."""
+    same: list[bool] = []
+
+    async def handle(batch: Batch[str], ctx: Context) -> None:
+        same.append(batch.messages is batch.messages and batch[0] is batch.primary)
+        same.append(batch.context is batch.context and len(batch.context) == 1)
+
+    async def body() -> None:
+        async with Queue[str](handle) as queue:
+            queue.put_nowait("room", "bob", "listened to", context=True)
+            await queue.put_nowait("room", "ann", "a")
+
+    chinwag_run(body)
+    assert same == [True, True]

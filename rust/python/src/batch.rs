@@ -171,6 +171,7 @@ pub struct Batch {
     queue: u32,
     group: OnceLock<Py<PyString>>,
     messages: OnceLock<Py<PyTuple>>,
+    context: OnceLock<Py<PyTuple>>,
 }
 
 impl Batch {
@@ -180,6 +181,7 @@ impl Batch {
             queue,
             group: OnceLock::new(),
             messages: OnceLock::new(),
+            context: OnceLock::new(),
         }
     }
 
@@ -215,12 +217,23 @@ impl Batch {
         beside.map_or(&[], |beside| &beside.context)
     }
 
-    fn make<'py>(&self, py: Python<'py>, entries: &[Entry]) -> PyResult<Bound<'py, PyTuple>> {
+    /// Messages as Python sees them, the same each time.
+    fn kept<'py>(
+        &self,
+        py: Python<'py>,
+        kept: &OnceLock<Py<PyTuple>>,
+        entries: &[Entry],
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        if let Some(kept) = kept.get() {
+            return Ok(kept.bind(py).clone());
+        }
         let made: PyResult<Vec<_>> = entries
             .iter()
             .map(|entry| Py::new(py, Message::new(entry.copy(py), &self.call.group)))
             .collect();
-        PyTuple::new(py, made?)
+        let made = PyTuple::new(py, made?)?.unbind();
+        let kept = kept.get_or_init_py_attached(py, || made);
+        Ok(kept.bind(py).clone())
     }
 
     fn entries(&self) -> &[Entry] {
@@ -252,12 +265,7 @@ impl Batch {
 
     #[getter]
     fn messages<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        if let Some(messages) = self.messages.get() {
-            return Ok(messages.bind(py).clone());
-        }
-        let made = self.make(py, self.entries())?.unbind();
-        let messages = self.messages.get_or_init_py_attached(py, || made);
-        Ok(messages.bind(py).clone())
+        self.kept(py, &self.messages, self.entries())
     }
 
     #[getter]
@@ -285,7 +293,7 @@ impl Batch {
 
     #[getter]
     fn context<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        self.make(py, self.context_entries())
+        self.kept(py, &self.context, self.context_entries())
     }
 
     #[getter]
@@ -377,6 +385,7 @@ impl Batch {
         }
         visit.call(self.group.get())?;
         // Messages that were made hold the payloads too.
-        visit.call(self.messages.get())
+        visit.call(self.messages.get())?;
+        visit.call(self.context.get())
     }
 }

@@ -146,7 +146,11 @@ class Config:
         return {
             "settings": settings,
             "strategy": first.strategy,
-            "bands": [(at.size, at.strategy, settings | dict(at.settings)) for at in steps],
+            "bands": [
+                # The very same where a band sets nothing: it is read once.
+                (at.size, at.strategy, settings | dict(at.settings) if at.settings else settings)
+                for at in steps
+            ],
         }
 
     def sources(

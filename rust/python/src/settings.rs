@@ -16,19 +16,25 @@ use crate::arguments::whole_micros;
 /// What `Config.profile()` gives: settings and strategy below the first band, and the bands.
 pub(crate) fn profile(given: &Bound<'_, PyDict>) -> PyResult<Profile> {
     let given = Flat(given);
-    let below = Arc::new(settings(&given.value::<Bound<'_, PyDict>>("settings")?)?);
+    let strategies = Strategy::ALL.map(|strategy| (strategy.name(), strategy));
+    let first = given.value::<Bound<'_, PyDict>>("settings")?;
+    let below = Arc::new(settings(&first)?);
     let mut known = vec![below.clone()];
     let mut bands = Vec::new();
     for band in given.value::<Vec<Bound<'_, PyTuple>>>("bands")? {
         let (from, strategy, flat): (u32, String, Bound<'_, PyDict>) = band.extract()?;
-        let settings = settings(&flat)?;
         // Bands that differ in nothing but their strategy share their settings.
-        let settings = match known.iter().find(|known| ***known == settings) {
-            Some(known) => known.clone(),
-            None => Arc::new(settings),
+        let settings = if flat.is(&first) {
+            below.clone()
+        } else {
+            let settings = settings(&flat)?;
+            match known.iter().find(|known| ***known == settings) {
+                Some(known) => known.clone(),
+                None => Arc::new(settings),
+            }
         };
         known.push(settings.clone());
-        let strategy = word("strategy", &strategy, &STRATEGIES)?;
+        let strategy = word("strategy", &strategy, &strategies)?;
         bands.push(Band {
             from,
             strategy,
@@ -37,7 +43,7 @@ pub(crate) fn profile(given: &Bound<'_, PyDict>) -> PyResult<Profile> {
     }
     Ok(Profile {
         settings: below,
-        strategy: given.word("strategy", &STRATEGIES)?,
+        strategy: given.word("strategy", &strategies)?,
         bands,
     })
 }
@@ -114,13 +120,6 @@ fn settings(flat: &Bound<'_, PyDict>) -> PyResult<Settings> {
         idle_group: flat.span("idle_group_s")?,
     })
 }
-
-const STRATEGIES: [(&str, Strategy); 4] = [
-    ("round_robin", Strategy::RoundRobin),
-    ("priority", Strategy::Priority),
-    ("load_balanced", Strategy::LoadBalanced),
-    ("adaptive", Strategy::Adaptive),
-];
 
 fn word<T: Copy>(key: &str, given: &str, words: &[(&str, T)]) -> PyResult<T> {
     let found = words.iter().find(|(word, _)| *word == given);

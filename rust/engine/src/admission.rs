@@ -109,6 +109,28 @@ pub enum Refusal {
     BypassFull,
 }
 
+impl Refusal {
+    /// All of them, in the order of [`crate::Metrics::refused`].
+    pub const ALL: [Self; 5] = [
+        Self::Closed,
+        Self::Duplicate,
+        Self::GroupFull,
+        Self::Full,
+        Self::BypassFull,
+    ];
+
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Duplicate => "duplicate",
+            Self::GroupFull => "group_full",
+            Self::Full => "full",
+            Self::BypassFull => "bypass_full",
+        }
+    }
+}
+
 /// The half of the queue that producers see.
 pub struct Intake<P> {
     names: Names<P>,
@@ -123,7 +145,7 @@ pub struct Intake<P> {
     started: AtomicU64,
     /// Messages beside the lanes that have not ended.
     bypassing: AtomicU32,
-    refused: [AtomicU64; 5],
+    refused: [AtomicU64; Refusal::ALL.len()],
     observed: AtomicBool,
     refusals: Mutex<Refusals>,
     capacity: Option<u64>,
@@ -731,7 +753,7 @@ impl<P> Intake<P> {
         std::mem::take(&mut *lock(&self.refusals)).told()
     }
 
-    pub(crate) fn refused(&self) -> [u64; 5] {
+    pub(crate) fn refused(&self) -> [u64; Refusal::ALL.len()] {
         std::array::from_fn(|reason| self.refused[reason].load(Ordering::Relaxed))
     }
 }

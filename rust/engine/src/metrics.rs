@@ -1,5 +1,6 @@
 //! Counters and fixed-bucket histograms: an addition each.
 
+use crate::admission::Refusal;
 use crate::ledger::End;
 use crate::message::Kind;
 use crate::settings::Strategy;
@@ -85,8 +86,8 @@ fn bucket(value: u64) -> usize {
 /// What happened so far, in figures.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metrics {
-    /// Pushes refused, by [`crate::Refusal`].
-    pub refused: [u64; 5],
+    /// Pushes refused, by [`Refusal::ALL`].
+    pub refused: [u64; Refusal::ALL.len()],
     /// Messages ended, by end and reason.
     pub ends: Vec<(End, &'static str, u64)>,
     /// Microseconds from a message's arrival to its end, by [`End::ALL`].

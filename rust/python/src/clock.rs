@@ -11,6 +11,11 @@ use pyo3::prelude::*;
 
 use crate::arguments;
 
+/// A point in time in epoch seconds, as Python has it.
+pub(crate) fn seconds(at: Time) -> f64 {
+    at.as_micros() as f64 / 1e6
+}
+
 /// A queue's clock. No step of the wall clock reaches the engine.
 pub(crate) struct Clock {
     wall: u64,

@@ -12,24 +12,13 @@ static CLOSED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static DROPPED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static IMBALANCE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
-/// Why a push that was refused was refused, in a word.
-pub(crate) fn refusal(reason: Refusal) -> &'static str {
-    match reason {
-        Refusal::Closed => "closed",
-        Refusal::Duplicate => "duplicate",
-        Refusal::GroupFull => "group_full",
-        Refusal::Full => "full",
-        Refusal::BypassFull => "bypass_full",
-    }
-}
-
 pub(crate) fn rejected(py: Python<'_>, reason: Refusal, depth: u64) -> PyErr {
     let (cell, name) = match reason {
         Refusal::Closed => (&CLOSED, "QueueClosed"),
         Refusal::Duplicate => (&REJECTED, "Rejected"),
         Refusal::GroupFull | Refusal::Full | Refusal::BypassFull => (&FULL, "QueueFull"),
     };
-    raised(py, cell, name, (refusal(reason), depth))
+    raised(py, cell, name, (reason.name(), depth))
 }
 
 /// A queue that is closed for a reason of its own.

@@ -1,10 +1,10 @@
 //! Events of the engine as the dataclasses of `chinwag.events`.
 
-use chinwag_engine::{Event, Seq, Time};
+use chinwag_engine::{End, Event, Seq};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyModule};
 
-use crate::error;
+use crate::clock::seconds;
 
 /// The Python objects for these events, in order.
 pub(crate) fn objects<'py>(py: Python<'py>, events: &[Event]) -> PyResult<Vec<Bound<'py, PyAny>>> {
@@ -52,7 +52,7 @@ fn object<'py>(module: &Bound<'py, PyModule>, event: &Event) -> PyResult<Bound<'
             group = group.as_str(),
             sender = sender.as_str(),
             id = id.as_deref(),
-            reason = error::refusal(*reason),
+            reason = reason.name(),
             depth = *depth
         ),
         Event::WindowClosed {
@@ -125,11 +125,7 @@ fn object<'py>(module: &Bound<'py, PyModule>, event: &Event) -> PyResult<Bound<'
             id = name(id.as_deref(), *seq),
             seq = seq.as_u64(),
             end = end.name(),
-            reason = if *end == chinwag_engine::End::Done {
-                ""
-            } else {
-                reason
-            }
+            reason = why(*end, reason)
         ),
         Event::MessageEdited { seq, group, at, id } => made!(
             module,
@@ -227,8 +223,9 @@ fn object<'py>(module: &Bound<'py, PyModule>, event: &Event) -> PyResult<Bound<'
     }
 }
 
-fn seconds(at: Time) -> f64 {
-    at.as_micros() as f64 / 1e6
+/// Why a message ended so; being done needs no reason.
+pub(crate) fn why(end: End, reason: &'static str) -> &'static str {
+    if end == End::Done { "" } else { reason }
 }
 
 fn name(id: Option<&str>, seq: Seq) -> String {

@@ -1,8 +1,10 @@
 //! What the engine says about who is next, as plain Python values; `explain.py` gives them their form.
 
-use chinwag_engine::{Explained, MessageName, Running, Score, Time, Waiting};
+use chinwag_engine::{Explained, MessageName, Running, Score, Waiting};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
+
+use crate::clock::seconds;
 
 pub(crate) fn explained(py: Python<'_>, explained: Explained) -> PyResult<Bound<'_, PyDict>> {
     let facts = PyDict::new(py);
@@ -69,8 +71,4 @@ pub(crate) fn ids<'py>(py: Python<'py>, names: &[MessageName]) -> PyResult<Bound
         MessageName::Automatic(seq) => seq.automatic_id(),
     });
     PyTuple::new(py, names.collect::<Vec<_>>())
-}
-
-fn seconds(at: Time) -> f64 {
-    at.as_micros() as f64 / 1e6
 }

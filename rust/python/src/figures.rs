@@ -4,7 +4,7 @@ use chinwag_engine::{ClosedBy, End, Histogram, Ledger, Metrics, Refusal, Status,
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::{error, explain};
+use crate::{events, explain};
 
 /// Edges of the buckets of every histogram, in whole units.
 #[pyfunction]
@@ -45,14 +45,8 @@ pub(crate) fn age(now: Time, at: Option<Time>) -> Option<f64> {
 pub(crate) fn metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound<'py, PyDict>> {
     let figures = PyDict::new(py);
     let refused = PyDict::new(py);
-    for reason in [
-        Refusal::Closed,
-        Refusal::Duplicate,
-        Refusal::GroupFull,
-        Refusal::Full,
-        Refusal::BypassFull,
-    ] {
-        refused.set_item(error::refusal(reason), metrics.refused[reason as usize])?;
+    for reason in Refusal::ALL {
+        refused.set_item(reason.name(), metrics.refused[reason as usize])?;
     }
     let closed_by = PyDict::new(py);
     for cause in ClosedBy::ALL {
@@ -71,10 +65,7 @@ pub(crate) fn metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound
     let ends: Vec<_> = metrics
         .ends
         .iter()
-        .map(|(end, reason, count)| {
-            let reason = if *end == End::Done { "" } else { reason };
-            (end.name(), reason, *count)
-        })
+        .map(|&(end, reason, count)| (end.name(), events::why(end, reason), count))
         .collect();
     figures.set_item("end_reasons", ends)?;
     let ages = PyDict::new(py);

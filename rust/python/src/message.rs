@@ -1,11 +1,12 @@
 //! One message of a batch.
 
-use chinwag_engine::Size;
+use chinwag_engine::{Seq, Size};
 use compact_str::CompactString;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use crate::batch::{Entry, Options};
+use crate::clock::seconds;
 
 /// A message as a handler sees it.
 #[pyclass(frozen, generic, module = "chinwag._core")]
@@ -33,7 +34,7 @@ impl Message {
     fn id(&self) -> String {
         match self.options().and_then(|options| options.id.as_deref()) {
             Some(id) => id.to_owned(),
-            None => format!("#{}", self.entry.seq),
+            None => Seq::from_u64(self.entry.seq).automatic_id(),
         }
     }
 
@@ -54,13 +55,12 @@ impl Message {
 
     #[getter]
     fn at(&self) -> Option<f64> {
-        let at = self.options()?.at?;
-        Some(at.as_micros() as f64 / 1e6)
+        self.options()?.at.map(seconds)
     }
 
     #[getter]
     fn arrived_at(&self) -> f64 {
-        self.entry.arrived_at.as_micros() as f64 / 1e6
+        seconds(self.entry.arrived_at)
     }
 
     #[getter]

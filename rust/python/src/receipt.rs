@@ -5,7 +5,7 @@
 
 use std::sync::Mutex;
 
-use chinwag_engine::End;
+use chinwag_engine::{End, Seq};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -137,7 +137,7 @@ impl Receipt {
         drop(told);
         match given {
             Some(id) => id.into_bound(py),
-            None => PyString::new(py, &format!("#{seq}")).into_any(),
+            None => PyString::new(py, &Seq::from_u64(seq).automatic_id()).into_any(),
         }
     }
 

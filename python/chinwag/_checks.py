@@ -25,6 +25,7 @@ __all__ = [
     "between",
     "choice",
     "count",
+    "digits",
     "entries",
     "flag",
     "items",
@@ -84,7 +85,7 @@ def between(part: Any, *keys: str, least: float, most: float, what: str, hint: s
         if not least <= number <= most:
             more = f"; {hint}" if hint else ""
             raise ConfigError(
-                f"{key}={show(value)}: must be from {_limit(least)} to {_limit(most)}{more}"
+                f"{key}={show(value)}: must be from {digits(least)} to {digits(most)}{more}"
             )
         put(part, key, number)
 
@@ -115,13 +116,13 @@ def rate(part: Any, *keys: str) -> None:
         per_second, burst = (_real(key, number, "calls a second") for number in pair)
         if not _SMALLEST <= per_second <= _FASTEST:
             raise ConfigError(
-                f"{key}={show(value)}: must be from {_limit(_SMALLEST)} to {_limit(_FASTEST)} "
+                f"{key}={show(value)}: must be from {digits(_SMALLEST)} to {digits(_FASTEST)} "
                 "calls a second; leave it out, or None, for no limit"
             )
         if not 1 <= burst <= _FASTEST:
             raise ConfigError(
                 f"{key}={show(value)}: its burst, the calls that may start at once after a rest, "
-                f"must be from 1 to {_limit(_FASTEST)}"
+                f"must be from 1 to {digits(_FASTEST)}"
             )
         put(part, key, (per_second, burst))
 
@@ -236,16 +237,17 @@ def show(value: Any) -> str:
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
+def digits(number: float) -> str:
+    """Show a number with as many digits as it needs, up to the millionths the engine counts in."""
+    return f"{number:,.6f}".rstrip("0").rstrip(".")
+
+
 def _real(key: str, value: Any, what: str) -> float:
     if (number := real(value)) is None:
         raise ConfigError(f"{key}={show(value)}: must be a number; give {what}")
     if math.isnan(number):
         raise ConfigError(f"{key}=nan: must be a number; give {what}")
     return number
-
-
-def _limit(number: float) -> str:
-    return f"{number:,.6f}".rstrip("0").rstrip(".")
 
 
 # The engine counts times in microseconds, and sizes, points, weights and rates in millionths.

@@ -15,7 +15,7 @@ import math
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from itertools import pairwise
@@ -314,10 +314,9 @@ def fairness(*, markdown: bool, seed: int) -> None:
     from chinwag.fairness import COLUMNS, measure
 
     if markdown:
-        click.echo("| " + " | ".join(COLUMNS) + " |")
-        click.echo("| --- | --- |" + " ---: |" * (len(COLUMNS) - 2))
+        _head(COLUMNS, left=2)
         for row in measure(seed):
-            click.echo("| " + " | ".join(row.cells()) + " |")
+            _row(row.cells())
         return
     from rich.table import Table
 
@@ -409,15 +408,24 @@ def _print(reports: list[Report], form: str | None, *, first: bool) -> None:
             click.echo(json.dumps(report.as_dict(), allow_nan=False))
     elif form == "markdown":
         if first:
-            click.echo("| " + " | ".join(_COLUMNS) + " |")
-            click.echo("| --- |" + " ---: |" * (len(_COLUMNS) - 1))
+            _head(_COLUMNS, left=1)
         for report in reports:
-            click.echo("| " + " | ".join(_cells(report)) + " |")
+            _row(_cells(report))
     else:
         out = _out()
         out.print(_summary(reports))
         out.print(_verdict(reports), soft_wrap=True)
     sys.stdout.flush()
+
+
+def _head(columns: Sequence[str], *, left: int) -> None:
+    """Begin a table in Markdown; so many columns are texts."""
+    _row(columns)
+    _row(["---"] * left + ["---:"] * (len(columns) - left))
+
+
+def _row(cells: Iterable[str]) -> None:
+    click.echo(f"| {' | '.join(cells)} |")
 
 
 def _cells(report: Report) -> list[str]:

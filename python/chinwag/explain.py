@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, cast
 
+from chinwag._checks import digits
 from chinwag.config import Effective
 from chinwag.stats import human_s
 
@@ -49,8 +50,8 @@ class Score:
         return self.real_time + self.back_to_back + self.burst + self.sender + self.rank
 
     def __str__(self) -> str:
-        parts = [f"{name} {_points(points)}" for name, points in asdict(self).items() if points]
-        return f"{_points(self.total)} ({', '.join(parts)})" if parts else "0"
+        parts = [f"{name} {digits(points)}" for name, points in asdict(self).items() if points]
+        return f"{digits(self.total)} ({', '.join(parts)})" if parts else "0"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +78,7 @@ class RunningCall:
             return f"{self.sender} {_ids(self.ids)}: beside everything"
         return (
             f"{self.sender} {_ids(self.ids)}: closed by {self.closed_by}, score {self.score}, "
-            f"sender stood at {_points(self.standing)}, group at {_points(self.group_standing)}"
+            f"sender stood at {digits(self.standing)}, group at {digits(self.group_standing)}"
         )
 
 
@@ -103,8 +104,8 @@ class WaitingBatch:
         return (
             f"{self.sender} {_ids(self.ids)}: waits for {self.waits_for}, "
             f"score {self.score}, "
-            + (f"aged {_points(self.aged)}, " if self.aged else "")
-            + f"sender stands at {_points(self.standing)}"
+            + (f"aged {digits(self.aged)}, " if self.aged else "")
+            + f"sender stands at {digits(self.standing)}"
         )
 
 
@@ -151,7 +152,7 @@ class Explanation:
         return json.dumps(_finite(self.as_dict()), indent=indent, default=str)
 
     def __repr__(self) -> str:
-        stands = f"stands at {_points(self.standing)} (now served {_points(self.now_served)})"
+        stands = f"stands at {digits(self.standing)} (now served {digits(self.now_served)})"
         lines = [f"{self.group}: {self.strategy}, size {self.size}, {stands}"]
         lines += [
             f"  runs   {call} since {human_s(self.at - call.started_at)}" for call in self.running
@@ -191,10 +192,6 @@ def explanation(
     )
     known = {**facts, "running": running, "waiting": waiting}
     return Explanation(group=group, at=at, settings=settings, **known)
-
-
-def _points(points: float) -> str:
-    return f"{points:,.6f}".rstrip("0").rstrip(".")
 
 
 def _ids(ids: tuple[str, ...]) -> str:

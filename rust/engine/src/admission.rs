@@ -6,19 +6,16 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use compact_str::CompactString;
 
-use crate::dedup::Ids;
 use crate::events::Event;
-use crate::ids::GroupId;
 use crate::inbox::{Inbox, Ready};
+use crate::limits::{Counted, Limits, Shared, Word, lock};
 use crate::message::Extra;
 use crate::names::{Names, Used};
-use crate::settings::{Keep, Overflow};
-use crate::slab::Key as _;
 use crate::{Points, Seq, Settings, Size, Time};
 
 /// What a message asks for beyond its group, sender and payload.
@@ -181,59 +178,6 @@ pub(crate) enum Way {
     Out,
 }
 
-/// What a push has to know of its group's settings.
-#[derive(Clone, Copy, Debug)]
-struct Limits {
-    word: u32,
-    dedup: Duration,
-}
-
-/// The part of it that fits the group's record: how much may wait, and in the highest bits what else.
-mod word {
-    pub(super) const MOST: u32 = (1 << 27) - 1;
-    pub(super) const DROPS_NEWEST: u32 = 1 << 27;
-    pub(super) const DROPS_OLDEST: u32 = 1 << 28;
-    /// What counts as waiting may be over without anybody having looked.
-    pub(super) const STALE: u32 = 1 << 29;
-    /// Somebody waits in line for a place.
-    pub(super) const LINE: u32 = 1 << 30;
-    /// Has settings of its own.
-    pub(super) const OWN: u32 = 1 << 31;
-}
-
-impl Limits {
-    fn of(settings: &Settings, own: bool) -> Self {
-        let most = settings.capacity_per_group.unwrap_or(word::MOST);
-        let drops = match settings.overflow {
-            Overflow::Refuse => 0,
-            Overflow::DropNewest => word::DROPS_NEWEST,
-            Overflow::DropOldest => word::DROPS_OLDEST | word::STALE,
-        };
-        let stale = settings.ttl.is_some() || settings.keep == Keep::Latest;
-        Self {
-            word: most.min(word::MOST)
-                | drops
-                | if stale { word::STALE } else { 0 }
-                | if own { word::OWN } else { 0 },
-            dedup: settings.dedup,
-        }
-    }
-}
-
-/// What producers and the owner both know of a group.
-pub(crate) struct Shared {
-    pub(crate) name: CompactString,
-    /// Messages ever accepted, modulo 2^32.
-    accepted: AtomicU32,
-    /// Those of them that wait no longer, likewise. Only the owner writes it.
-    started: AtomicU32,
-    /// The owner's number for the group, 0 before it has one. Only the owner looks at it.
-    slot: AtomicU32,
-    /// Its [`Limits`], and whether somebody waits for a place.
-    limits: AtomicU32,
-    ids: Mutex<Option<Box<Ids>>>,
-}
-
 /// Refusals that the owner has not heard of yet. Producers may be faster than it for long.
 #[derive(Default)]
 struct Refusals {
@@ -318,7 +262,7 @@ impl<P> Intake<P> {
     ) -> Result<Accepted, Refused<P>> {
         let mut arrival = Arrival::new(now, sender, payload, options);
         loop {
-            let make = |name: &str| Shared::new(name, self.limits_of(name).word);
+            let make = |name: &str| Shared::new(name, self.limits_of(name));
             let admitted = self
                 .names
                 .with(group, &self.closed, arrival, make, |inbox, arrival| {
@@ -388,7 +332,7 @@ impl<P> Intake<P> {
         attempt: Attempt,
     ) -> Result<Accepted, NotAdmitted<P>> {
         let group = inbox.group();
-        let limits = group.limits.load(Ordering::Relaxed);
+        let limits = group.limits();
         let id = arrival.extra.as_ref().and_then(|extra| extra.id.clone());
         // Held to the end: an id must not be seen accepted before its message is in the inbox.
         let mut ids = id.is_some().then(|| group.ids());
@@ -412,7 +356,7 @@ impl<P> Intake<P> {
                     arrival,
                     reason,
                     depth,
-                    stale: full && attempt == Attempt::First && limits & word::STALE != 0,
+                    stale: full && attempt == Attempt::First && limits.is_stale(),
                 });
             }
         };
@@ -427,8 +371,8 @@ impl<P> Intake<P> {
             .extra
             .as_ref()
             .is_some_and(|extra| extra.ttl.is_some());
-        if expires && limits & word::STALE == 0 {
-            group.limits.fetch_or(word::STALE, Ordering::Relaxed);
+        if expires && !limits.is_stale() {
+            group.set_stale();
         }
         match self.ready.push(inbox, arrival) {
             Ok(wake) => Ok(Accepted {
@@ -454,13 +398,10 @@ impl<P> Intake<P> {
     }
 
     /// A place in the group and one in the whole queue, which is a number in the push order.
-    ///
-    /// The group's is taken first and given back when it was one too many, so that racing pushes can
-    /// only be refused early, never taken above the limit (A5).
     fn reserve(
         &self,
         group: &Shared,
-        limits: u32,
+        limits: Word,
         way: Way,
         attempt: Attempt,
     ) -> Result<Place, (Refusal, u64)> {
@@ -483,28 +424,23 @@ impl<P> Intake<P> {
             }
             Way::Context | Way::Out => return Ok(beside(way)),
         }
-        if limits & word::LINE != 0 {
+        if limits.has_line() {
             return Err((Refusal::GroupFull, u64::from(group.waiting())));
         }
-        let most = limits & word::MOST;
-        let before = group.accepted.fetch_add(1, Ordering::Relaxed);
-        let waiting = before.wrapping_sub(group.started.load(Ordering::Relaxed));
-        let full = most < word::MOST && waiting >= most;
-        let refuses = limits & (word::DROPS_NEWEST | word::DROPS_OLDEST) == 0;
-        if full && refuses {
-            group.accepted.fetch_sub(1, Ordering::Relaxed);
-            return Err((Refusal::GroupFull, u64::from(waiting)));
-        }
+        let counted = group.count_in(limits);
+        let counted = counted.map_err(|waiting| (Refusal::GroupFull, u64::from(waiting)))?;
         let Some(seq) = self.number() else {
-            group.accepted.fetch_sub(1, Ordering::Relaxed);
+            group.count_out();
             return Err((Refusal::Full, self.depth()));
         };
-        if full && limits & word::DROPS_NEWEST != 0 {
-            self.give_back(group);
-            let (way, crowded) = (Way::Out, false);
-            return Ok(Place { way, seq, crowded });
-        }
-        let crowded = full && u64::from(waiting) + 1 >= 2 * u64::from(most);
+        let way = match counted {
+            Counted::In | Counted::Crowded => Way::Lane,
+            Counted::Out => {
+                self.give_back(group);
+                Way::Out
+            }
+        };
+        let crowded = counted == Counted::Crowded;
         Ok(Place { way, seq, crowded })
     }
 
@@ -529,7 +465,7 @@ impl<P> Intake<P> {
 
     /// A place that was taken is free again; its number stays unused.
     pub(crate) fn give_back(&self, group: &Shared) {
-        group.accepted.fetch_sub(1, Ordering::Relaxed);
+        group.count_out();
         self.void.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -549,11 +485,11 @@ impl<P> Intake<P> {
         own.get(group).copied().unwrap_or(self.limits)
     }
 
-    fn dedup(&self, group: &Shared, limits: u32) -> Duration {
-        if limits & word::OWN == 0 {
-            self.limits.dedup
-        } else {
+    fn dedup(&self, group: &Shared, limits: Word) -> Duration {
+        if limits.is_own() {
             self.limits_of(&group.name).dedup
+        } else {
+            self.limits.dedup
         }
     }
 
@@ -670,7 +606,7 @@ struct Place {
 impl<P> Intake<P> {
     /// The group's inbox, made if need be, also when pushes are refused: a group can be paused then.
     pub(crate) fn open(&self, group: &str) -> Arc<GroupInbox<P>> {
-        let make = |name: &str| Shared::new(name, self.limits_of(name).word);
+        let make = |name: &str| Shared::new(name, self.limits_of(name));
         self.names.open(group, make)
     }
 
@@ -680,8 +616,7 @@ impl<P> Intake<P> {
 
     /// Messages of a group have started, or ended before they did: their places are free.
     pub(crate) fn release(&self, group: &Shared, messages: u32) {
-        let started = group.started.load(Ordering::Relaxed).wrapping_add(messages);
-        group.started.store(started, Ordering::Relaxed);
+        group.release(messages);
         let started = self.started.load(Ordering::Relaxed) + u64::from(messages);
         self.started.store(started, Ordering::Relaxed);
     }
@@ -696,30 +631,23 @@ impl<P> Intake<P> {
         own.insert(group.into(), limits);
         drop(own);
         if let Some(inbox) = self.find(group) {
-            inbox.group().limits.fetch_or(word::OWN, Ordering::Relaxed);
+            inbox.group().set_own();
         }
     }
 
     /// Takes a place in a group and in all for somebody in line.
     pub(crate) fn take_place(&self, group: &Shared) -> Taken {
-        let limits = group.limits.load(Ordering::Relaxed);
-        let most = limits & word::MOST;
-        let refuses = limits & (word::DROPS_NEWEST | word::DROPS_OLDEST) == 0;
-        let before = group.accepted.fetch_add(1, Ordering::Relaxed);
-        let waiting = before.wrapping_sub(group.started.load(Ordering::Relaxed));
-        let full = most < word::MOST && waiting >= most;
-        if refuses && full {
-            group.accepted.fetch_sub(1, Ordering::Relaxed);
+        let Ok(counted) = group.count_in(group.limits()) else {
             return Taken::GroupFull;
-        }
-        if full && limits & word::DROPS_NEWEST != 0 {
+        };
+        if counted == Counted::Out {
             // It will be taken and dropped, which takes no place.
-            group.accepted.fetch_sub(1, Ordering::Relaxed);
+            group.count_out();
             let room = self.capacity.is_none_or(|most| self.depth() < most);
             return if room { Taken::NoneNeeded } else { Taken::Full };
         }
         if self.number().is_none() {
-            group.accepted.fetch_sub(1, Ordering::Relaxed);
+            group.count_out();
             return Taken::Full;
         }
         Taken::Place
@@ -756,59 +684,4 @@ impl<P> Intake<P> {
     pub(crate) fn refused(&self) -> [u64; Refusal::ALL.len()] {
         std::array::from_fn(|reason| self.refused[reason].load(Ordering::Relaxed))
     }
-}
-
-impl Shared {
-    pub(crate) fn new(name: &str, limits: u32) -> Self {
-        Self {
-            name: name.into(),
-            limits: AtomicU32::new(limits),
-            accepted: AtomicU32::new(0),
-            started: AtomicU32::new(0),
-            slot: AtomicU32::new(0),
-            ids: Mutex::new(None),
-        }
-    }
-
-    pub(crate) fn ids(&self) -> MutexGuard<'_, Option<Box<Ids>>> {
-        lock(&self.ids)
-    }
-
-    /// It goes by other settings from now on.
-    pub(crate) fn set_limits(&self, settings: &Settings) {
-        let kept = word::LINE | word::OWN;
-        let word = Limits::of(settings, false).word;
-        let set = |before| Some(before & kept | word);
-        let _ = self
-            .limits
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, set);
-    }
-
-    /// Somebody stands in line for a place in it, or nobody any more.
-    pub(crate) fn set_line(&self, on: bool) {
-        if on {
-            self.limits.fetch_or(word::LINE, Ordering::Relaxed);
-        } else {
-            self.limits.fetch_and(!word::LINE, Ordering::Relaxed);
-        }
-    }
-
-    /// Accepted and not yet started.
-    pub(crate) fn waiting(&self) -> u32 {
-        let started = self.started.load(Ordering::Relaxed);
-        self.accepted.load(Ordering::Relaxed).wrapping_sub(started)
-    }
-
-    pub(crate) fn group_id(&self) -> Option<GroupId> {
-        std::num::NonZeroU32::new(self.slot.load(Ordering::Relaxed)).map(GroupId::from_slot)
-    }
-
-    pub(crate) fn set_group_id(&self, id: GroupId) {
-        self.slot.store(id.slot().get(), Ordering::Relaxed);
-    }
-}
-
-/// A panic elsewhere does not make these values wrong: each is changed in one step.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use compact_str::CompactString;
 
 use crate::Time;
-use crate::admission::{Arrival, Shared, Way};
+use crate::admission::{Arrival, Way};
 use crate::deadlines::What;
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
@@ -13,6 +13,7 @@ use crate::group::{Activity, NEVER_PUSHED};
 use crate::ids::{GroupId, LaneId, MessageId, SenderId};
 use crate::inbox::ReadyInboxes;
 use crate::lane::Lane;
+use crate::limits::Shared;
 use crate::message::Flag;
 use crate::order::HeldUp;
 use crate::settings::{Keep, Lanes};

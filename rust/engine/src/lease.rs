@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use compact_str::CompactString;
 
-use crate::admission::Shared;
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
 use crate::ids::{ActivityId, GroupId, LaneId, LeaseSlot, MessageId};
+use crate::limits::Shared;
 use crate::message::{Flag, Kind, Messages};
 use crate::order::{HeldUp, Score, weighed};
 use crate::sender::Senders;

@@ -26,6 +26,7 @@ mod lane;
 mod lease;
 mod leave;
 mod ledger;
+mod limits;
 mod line;
 mod message;
 mod metrics;

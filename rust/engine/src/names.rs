@@ -7,8 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 
-use crate::admission::{GroupInbox, Shared};
+use crate::admission::GroupInbox;
 use crate::inbox::Inbox;
+use crate::limits::Shared;
 
 /// Groups by name. Split so that threads that meet new groups rarely meet each other.
 pub(crate) struct Names<P> {

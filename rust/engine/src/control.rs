@@ -31,11 +31,7 @@ impl<P> Engine<P> {
         let before = match group {
             None => self.paused.replace(until),
             Some(name) => {
-                let inbox = self.intake.open(name);
-                if self.closing {
-                    self.take_in(&inbox, inbox.close(), out);
-                }
-                let id = self.group_of(&inbox);
+                let id = self.open_group(name, out);
                 self.pause_timers.set(id, until);
                 self.set_paused(id, true);
                 self.pauses.insert(id, until)
@@ -411,6 +407,16 @@ impl<P> Engine<P> {
         }
     }
 
+    /// A group by name, met if need be.
+    pub(crate) fn open_group(&mut self, name: &str, out: &mut Outbox<P>) -> GroupId {
+        let inbox = self.intake.open(name);
+        if self.closing {
+            // A push that asked before the closing can have found it.
+            self.take_in(&inbox, inbox.close(), out);
+        }
+        self.group_of(&inbox)
+    }
+
     /// A group that has been met, by name.
     pub(crate) fn known(&self, group: &str) -> Option<GroupId> {
         self.intake.find(group)?.group().group_id()
@@ -466,5 +472,28 @@ impl<P> Engine<P> {
             .chain(beside)
             .chain(self.context_of(group))
             .find(|&id| self.messages[id].seq() == seq && self.has_no_id(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Settings;
+
+    /// A push that asks whether the queue is closed, and then waits, finds what was made meanwhile.
+    #[test]
+    fn groups_met_after_the_closing_take_nothing() {
+        let mut engine: Engine<()> = Engine::new(Settings::default());
+        let (now, out) = (Time::ZERO, &mut Outbox::default());
+        engine.close(now, out);
+
+        engine.pause(now, Some("paused"), None, out);
+        engine.typing(now, "typed in", "ann", true, out);
+        engine.queue_up(now, "waited for", out);
+
+        let open = |inbox: &Arc<GroupInbox<()>>| !inbox.is_closed();
+        let open = engine.intake.all().into_iter().filter(open);
+        let open: Vec<_> = open.map(|inbox| inbox.group().name.clone()).collect();
+        assert!(open.is_empty(), "{open:?}");
     }
 }

@@ -128,9 +128,8 @@ impl<P> Engine<P> {
     /// Stands in line for a place in a group (rule A6). [`Self::take_admitted`] says who has one.
     pub fn queue_up(&mut self, now: Time, group: &str, out: &mut Outbox<P>) -> Ticket {
         self.catch_up_in(now, group, out);
-        let inbox = self.intake.open(group);
-        self.group_of(&inbox); // so that it can be forgotten again
-        let ticket = self.line.join(inbox);
+        let id = self.open_group(group, out); // so that it can be forgotten again
+        let ticket = self.line.join(self.groups[id].inbox.clone());
         if self.closing {
             self.send_line_home();
         } else {

@@ -27,8 +27,7 @@ impl<P> Engine<P> {
             }
             return;
         }
-        let inbox = self.intake.open(group);
-        let id = self.group_of(&inbox);
+        let id = self.open_group(group, out);
         let until = self
             .now
             .after(self.groups[id].settings(&self.profile).typing_expires);

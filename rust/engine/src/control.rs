@@ -242,7 +242,7 @@ impl<P> Engine<P> {
         for inbox in self.intake.close() {
             self.take_in(&inbox, inbox.close(), out);
         }
-        self.send_line_home();
+        self.line.send_home();
         self.end_delays(out);
         let lanes: Vec<_> = self.lanes.iter().map(|(id, _)| id).collect();
         self.flush_lanes(&lanes, ClosedBy::Drain, out);

@@ -77,13 +77,27 @@ impl<P> Line<P> {
         let inbox = self.waiting.remove(&ticket)?;
         self.hopeful.remove(&ticket);
         if let Some(group) = self.by_group.get_mut(&inbox.group().name) {
-            group.retain(|&other| other != ticket);
+            // Tickets ascend, and who leaves is mostly the first.
+            if let Ok(place) = group.binary_search(&ticket) {
+                group.remove(place);
+            }
             if group.is_empty() {
                 self.by_group.remove(&inbox.group().name);
                 inbox.group().set_line(false);
             }
         }
         Some(inbox)
+    }
+
+    /// Nobody will be served any more: what they push from now on is refused.
+    pub(crate) fn send_home(&mut self) {
+        for inbox in self.waiting.values() {
+            inbox.group().set_line(false);
+        }
+        self.by_group.clear();
+        self.hopeful.clear();
+        let all = std::mem::take(&mut self.waiting);
+        self.told.extend(all.into_keys());
     }
 
     /// A group may have room: its first in line takes part.
@@ -131,7 +145,7 @@ impl<P> Engine<P> {
         let id = self.open_group(group, out); // so that it can be forgotten again
         let ticket = self.line.join(self.groups[id].inbox.clone());
         if self.closing {
-            self.send_line_home();
+            self.line.send_home();
         } else {
             self.serve_line(group); // a place may have just been found
         }
@@ -193,15 +207,6 @@ impl<P> Engine<P> {
     pub(crate) fn serve_line(&mut self, group: &str) {
         self.line.hope(group);
         self.line.serve_all(&self.intake);
-    }
-
-    /// Nobody will be served any more: what they push from now on is refused.
-    pub(crate) fn send_line_home(&mut self) {
-        let all: Vec<_> = self.line.waiting.keys().copied().collect();
-        for &ticket in &all {
-            self.line.part(ticket);
-        }
-        self.line.told.extend(all);
     }
 
     fn give_back_place(&mut self, inbox: &Arc<GroupInbox<P>>) {

@@ -16,7 +16,8 @@ use crate::inbox::{Inbox, Ready};
 use crate::limits::{Counted, Limits, Shared, Word, lock};
 use crate::message::Extra;
 use crate::names::{Names, Used};
-use crate::{Points, Seq, Settings, Size, Time};
+use crate::settings::OnBusy;
+use crate::{LeaseId, Points, Seq, Settings, Size, Time};
 
 /// What a message asks for beyond its group, sender and payload.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +49,12 @@ pub struct Options {
     pub context: bool,
     /// Starts at once beside everything.
     pub bypass: bool,
+    /// Nobody said it: whatever somebody did say goes first.
+    pub background: bool,
+    /// What it does to the running call of its lane, if not what its group's messages do.
+    pub on_busy: Option<OnBusy>,
+    /// The call that pushes it, if one does.
+    pub inside: Option<LeaseId>,
 }
 
 /// How a push takes a refusal for want of room.
@@ -61,6 +68,17 @@ pub enum Attempt {
     Willing,
     /// It has stood in line, and a place is kept for it.
     Served,
+}
+
+/// What is known of the lane that a message comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Finds {
+    /// Only the owner could say.
+    Unknown,
+    Free,
+    Busy,
+    /// A call to which it could never do what it wants to.
+    Nothing,
 }
 
 /// The verdict on a push that was taken.
@@ -87,6 +105,7 @@ pub struct Refused<P> {
     pub reason: Refusal,
     /// Messages waiting in the group; in all for [`Refusal::Full`], bypassing for [`Refusal::BypassFull`].
     pub depth: u64,
+    /// With [`Refusal::Busy`]: only [`crate::Engine::push`] can say. Otherwise
     /// [`crate::Engine::make_room`] may help: push once more after it, and that answer counts.
     pub stale: bool,
 }
@@ -104,16 +123,22 @@ pub enum Refusal {
     Full,
     /// As many messages bypass the others as may.
     BypassFull,
+    /// Its lane is busy, and it said not to wait then.
+    Busy,
+    /// What it is to do to a running call could never be done in its group.
+    Unserved,
 }
 
 impl Refusal {
     /// All of them, in the order of [`crate::Metrics::refused`].
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Closed,
         Self::Duplicate,
         Self::GroupFull,
         Self::Full,
         Self::BypassFull,
+        Self::Busy,
+        Self::Unserved,
     ];
 
     /// The word for it.
@@ -124,6 +149,8 @@ impl Refusal {
             Self::GroupFull => "group_full",
             Self::Full => "full",
             Self::BypassFull => "bypass_full",
+            Self::Busy => "busy",
+            Self::Unserved => "unserved",
         }
     }
 }
@@ -260,13 +287,34 @@ impl<P> Intake<P> {
         payload: P,
         options: Options,
     ) -> Result<Accepted, Refused<P>> {
+        self.push_to(
+            (attempt, Finds::Unknown),
+            now,
+            group,
+            sender,
+            payload,
+            options,
+        )
+    }
+
+    /// The same, knowing how it finds its lane.
+    pub(crate) fn push_to(
+        &self,
+        how: (Attempt, Finds),
+        now: Time,
+        group: &str,
+        sender: &str,
+        payload: P,
+        options: Options,
+    ) -> Result<Accepted, Refused<P>> {
+        let (attempt, _) = how;
         let mut arrival = Arrival::new(now, sender, payload, options);
         loop {
             let make = |name: &str| Shared::new(name, self.limits_of(name));
             let admitted = self
                 .names
                 .with(group, &self.closed, arrival, make, |inbox, arrival| {
-                    let admitted = self.admit(inbox, arrival, attempt);
+                    let admitted = self.admit(inbox, arrival, how);
                     let used = if admitted.is_ok() {
                         Used::Yes
                     } else {
@@ -288,7 +336,7 @@ impl<P> Intake<P> {
                     stale,
                 })) => {
                     let full = matches!(reason, Refusal::GroupFull | Refusal::Full);
-                    if full && (attempt == Attempt::Willing || stale) {
+                    if stale || (full && attempt == Attempt::Willing) {
                         return Err(arrival.refused(reason, depth, stale));
                     }
                     return Err(self.refuse(group, arrival, reason, depth));
@@ -329,10 +377,18 @@ impl<P> Intake<P> {
         &self,
         inbox: &Arc<GroupInbox<P>>,
         mut arrival: Arrival<P>,
-        attempt: Attempt,
+        (attempt, finds): (Attempt, Finds),
     ) -> Result<Accepted, NotAdmitted<P>> {
         let group = inbox.group();
         let limits = group.limits();
+        if finds == Finds::Nothing {
+            return Err(NotAdmitted::Refused {
+                arrival,
+                reason: Refusal::Unserved,
+                depth: u64::from(group.waiting()),
+                stale: false,
+            });
+        }
         let id = arrival.extra.as_ref().and_then(|extra| extra.id.clone());
         // Held to the end: an id must not be seen accepted before its message is in the inbox.
         let mut ids = id.is_some().then(|| group.ids());
@@ -346,6 +402,15 @@ impl<P> Intake<P> {
                 reason: Refusal::Duplicate,
                 depth: u64::from(group.waiting()),
                 stale: false,
+            });
+        }
+        let unknown = finds == Finds::Unknown && arrival.asks_the_owner(limits);
+        if unknown || finds == Finds::Busy {
+            return Err(NotAdmitted::Refused {
+                arrival,
+                reason: Refusal::Busy,
+                depth: u64::from(group.waiting()),
+                stale: unknown,
             });
         }
         let place = match self.reserve(group, limits, arrival.way, attempt) {
@@ -511,6 +576,17 @@ impl<P> Intake<P> {
 }
 
 impl<P> Arrival<P> {
+    /// Whether only the owner can say if it may come in: it is refused by a busy lane, or has a policy
+    /// of its own that has to be one its group can serve.
+    fn asks_the_owner(&self, limits: Word) -> bool {
+        let own = self.extra.as_ref().and_then(|extra| extra.on_busy);
+        match own {
+            _ if self.way != Way::Lane => false,
+            None => limits.rejects(),
+            Some(own) => own != OnBusy::Enqueue,
+        }
+    }
+
     fn refused(self, reason: Refusal, depth: u64, stale: bool) -> Refused<P> {
         let extra = self.extra.map(|extra| *extra).unwrap_or_default();
         Refused {
@@ -529,6 +605,9 @@ impl<P> Arrival<P> {
                 real_time: self.real_time,
                 context: self.way == Way::Context,
                 bypass: self.way == Way::Bypass,
+                background: extra.background,
+                on_busy: extra.on_busy,
+                inside: extra.inside,
             }),
             reason,
             depth,
@@ -551,6 +630,9 @@ impl<P> Arrival<P> {
             real_time,
             context,
             bypass,
+            background,
+            on_busy,
+            inside,
         } = options;
         let delay = delay.filter(|delay| !delay.is_zero());
         let extra = Extra {
@@ -562,6 +644,9 @@ impl<P> Arrival<P> {
             rank,
             ttl,
             delay,
+            background,
+            on_busy,
+            inside,
         };
         let extra = (extra != Extra::default()).then(|| Box::new(extra));
         let way = match (context, bypass) {

@@ -10,7 +10,7 @@ use crate::deadlines::What;
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
 use crate::group::{Activity, NEVER_PUSHED};
-use crate::ids::{GroupId, LaneId, MessageId, SenderId};
+use crate::ids::{GroupId, LaneId, LeaseSlot, MessageId, SenderId};
 use crate::inbox::ReadyInboxes;
 use crate::lane::Lane;
 use crate::limits::Shared;
@@ -185,17 +185,29 @@ impl<P> Engine<P> {
             let name = self.senders[sender].name.clone();
             self.has_typed(group, &name, at, out);
         }
-        let lane = self.lane_of(group, sender, out);
+        if self.is_diverted(group) {
+            self.arrive_at_fallback(group, id, out);
+            return;
+        }
+        let background = self.messages.is_background(id);
+        let lane = self.lane_of(group, sender, background, out);
         self.place(group, lane, id, out);
     }
 
     /// Joins the lane's last window, or cuts it and opens the next (rule W2).
-    fn place(&mut self, group: GroupId, lane: LaneId, id: MessageId, out: &mut Outbox<P>) {
+    pub(crate) fn place(
+        &mut self,
+        group: GroupId,
+        lane: LaneId,
+        id: MessageId,
+        out: &mut Outbox<P>,
+    ) {
         let at = self.messages[id].at;
         // What came due before this arrival is due for good, though nobody has looked since.
         self.close_if_overdue(lane, at, out);
         let typing = self.groups[group].types()
             && self.is_typing(group, &self.senders[self.messages[id].sender].name);
+        let asks = self.asks(group, lane, id);
         let Self {
             groups,
             profile,
@@ -209,7 +221,10 @@ impl<P> Engine<P> {
             settings.keep == Keep::Latest,
         );
         let newcomer = messages.newcomer(id);
-        let found = lanes[lane].found();
+        let found = match lanes[lane].found() {
+            Found::Busy if asks.is_some() => Found::Asking,
+            found => found,
+        };
         let cut = match (lanes[lane].window(), lanes[lane].tail()) {
             (Some(_), Some(_)) if alone => Some(ClosedBy::Cut),
             (Some(window), Some(tail)) => {
@@ -228,7 +243,7 @@ impl<P> Engine<P> {
         };
         match found {
             Found::Idle => messages[id].set(Flag::FoundIdle),
-            Found::Busy => messages[id].set(Flag::FoundBusy),
+            Found::Busy | Found::Asking => messages[id].set(Flag::FoundBusy),
             Found::Waiting => {}
         }
         if let Some(by) = cut {
@@ -237,6 +252,7 @@ impl<P> Engine<P> {
         self.lanes[lane].append(&mut self.messages, id, opens);
         self.activities[self.lanes[lane].activity].waiting += 1;
         let seq = self.messages[id].seq();
+        self.tell_superseded(lane, out);
         if let Some(by) = self.due_at_once(lane, id) {
             self.close_window(lane, by, out);
         }
@@ -248,15 +264,36 @@ impl<P> Engine<P> {
         if window.is_some_and(|window| window.is_full(settings)) {
             self.close_window(lane, ClosedBy::Size, out);
         }
+        if let Some(slot) = asks.filter(|_| self.messages.get(id, seq).is_some()) {
+            self.ask(slot, id, out);
+        }
         if alone && self.messages.get(id, seq).is_some() {
             self.stand(lane, id);
+            self.ask_in_group(group, id, out);
         } else if self.lanes[lane].able
             && self.messages.get(id, seq).is_some()
             && self.lanes[lane].has_one_window()
+            && self.lanes[lane].again().is_none()
         {
             self.join_score(lane, id);
         }
         self.touch(lane);
+    }
+
+    /// The call that a newcomer to a lane asks the end of (rule B2).
+    fn asks(&self, group: GroupId, lane: LaneId, id: MessageId) -> Option<LeaseSlot> {
+        self.lanes[lane].call?;
+        let settings = self.groups[group].settings(&self.profile);
+        let newcomer = self.messages.newcomer(id);
+        let joins = match (self.lanes[lane].window(), self.lanes[lane].tail()) {
+            (Some(window), Some(tail)) => {
+                let cut = window.cut_by(&newcomer, &self.messages.newcomer(tail), settings);
+                let latest = settings.keep == Keep::Latest;
+                cut.is_none_or(|by| latest && by == ClosedBy::Size)
+            }
+            _ => true,
+        };
+        self.may_interrupt(group, lane, id, joins)
     }
 
     /// Why the last window of a lane waits for nothing, now that `id` is in it.
@@ -284,9 +321,16 @@ impl<P> Engine<P> {
 
     pub(crate) fn close_window(&mut self, id: LaneId, by: ClosedBy, out: &mut Outbox<P>) {
         let lane = &mut self.lanes[id];
+        let settings = self.groups[lane.group].settings(&self.profile);
+        let since = lane.window().map(|window| window.due_at(settings).0);
         let Some(messages) = lane.close_window(&mut self.messages, by) else {
             return;
         };
+        let opened = lane.opened();
+        if let (Some(since), Some(opened)) = (since, opened) {
+            self.mark_due(id, opened, since.min(self.moment));
+        }
+        let lane = &self.lanes[id];
         if self.observed {
             let first = lane.opened().map(|opened| self.messages[opened].sender);
             let sender = &self.senders[first.unwrap_or(lane.sender)];
@@ -299,6 +343,7 @@ impl<P> Engine<P> {
                 closed_by: by,
             });
         }
+        self.fire_in(id, out);
     }
 
     /// Remembers to look at a lane before the next start.
@@ -334,6 +379,9 @@ impl<P> Engine<P> {
                 due_at = due_at.min(self.look_at_held(id, until));
             }
             self.window_timers.set(id, due_at);
+            if self.lanes[id].window().is_some_and(Window::is_due) {
+                self.fire_in(id, out);
+            }
             if std::mem::take(&mut self.lanes[id].shrunk) {
                 self.rescore(id);
             }
@@ -359,11 +407,18 @@ impl<P> Engine<P> {
     /// Whether a lane has something due that no call or batch before it holds up.
     pub(crate) fn may_start(&self, id: LaneId) -> bool {
         let lane = &self.lanes[id];
-        match self.lanes_are(id, Lanes::Message) {
+        if lane.fallback && !self.may_fall_back(id) {
+            return false;
+        }
+        let settings = self.groups[lane.group].settings(&self.profile);
+        if lane.background && settings.hold_background {
+            return false;
+        }
+        match settings.lanes == Lanes::Message && !lane.fallback {
             true => lane.head_is_due() || lane.held.iter().any(|&(again, _)| self.held[again].due),
             false if lane.running > 0 => false,
-            false => match lane.held.front() {
-                Some(&(again, _)) => self.held[again].due,
+            false => match lane.again() {
+                Some((again, _)) => self.held[again].due,
                 None => lane.head_is_due(),
             },
         }
@@ -374,7 +429,8 @@ impl<P> Engine<P> {
         // Windows due before this instant are due; those due at it may still grow (rule T1).
         self.close_if_overdue(id, self.now, out);
         let lane = &mut self.lanes[id];
-        let alone = lane.has_one_window();
+        let nothing_else = lane.held.is_empty();
+        let alone = lane.has_one_window() && nothing_else;
         let settings = self.groups[lane.group].settings(&self.profile);
         // A backoff counts as part of the call (rule W5).
         let due = !lane.backs_off
@@ -393,7 +449,7 @@ impl<P> Engine<P> {
                 .collect();
             for message in late {
                 self.messages[message].unset(Flag::FoundBusy);
-                if self.lanes[id].head() == Some(message) {
+                if self.lanes[id].head() == Some(message) && nothing_else {
                     self.messages[message].set(Flag::FoundIdle);
                 }
             }
@@ -406,10 +462,12 @@ impl<P> Engine<P> {
     }
 
     pub(crate) fn lanes_are(&self, lane: LaneId, lanes: Lanes) -> bool {
-        self.groups[self.lanes[lane].group]
-            .settings(&self.profile)
-            .lanes
-            == lanes
+        let lane = &self.lanes[lane];
+        let own = self.groups[lane.group].settings(&self.profile).lanes;
+        if lane.fallback {
+            return lanes == Lanes::Group;
+        }
+        own == lanes
     }
 
     fn sender_of(&mut self, group: GroupId, name: CompactString) -> SenderId {
@@ -443,46 +501,100 @@ impl<P> Engine<P> {
         self.meet(group, CompactString::const_new(EVERYBODY))
     }
 
-    fn lane_of(&mut self, group: GroupId, sender: SenderId, out: &mut Outbox<P>) -> LaneId {
+    pub(crate) fn lane_of(
+        &mut self,
+        group: GroupId,
+        sender: SenderId,
+        background: bool,
+        out: &mut Outbox<P>,
+    ) -> LaneId {
         let lanes = self.groups[group].settings(&self.profile).lanes;
         let sender = match lanes {
             Lanes::Sender | Lanes::Message => sender,
             Lanes::Group => self.everybody(group),
         };
-        if lanes == Lanes::Message && self.senders[sender].lane.is_some() {
-            self.read_size(group, out); // each message is as good as a lane
-        }
-        if let Some(lane) = self.senders[sender].lane {
+        let known = self.lane_of_sender(sender, background);
+        if let Some(lane) = known {
+            if lanes == Lanes::Message {
+                self.read_size(group, out);
+            }
             return lane;
         }
-        let activity = self.groups[group].activity.unwrap_or_else(|| {
-            let paused = self.pauses.contains_key(&group);
-            self.activities.insert(Activity::new(paused))
-        });
-        self.groups[group].activity = Some(activity);
-        let id = self.lanes.insert(Lane::new(group, activity, sender));
-        self.senders[sender].lane = Some(id);
-        let next = self.activities[activity].lanes.replace(id);
-        self.lanes[id].next = next;
-        if let Some(next) = next {
-            self.lanes[next].previous = Some(id);
+        let id = self.add_lane(group, sender, background);
+        if background {
+            self.background.insert(sender, id);
+        } else {
+            self.senders[sender].lane = Some(id);
         }
         self.read_size(group, out);
         id
     }
 
+    fn add_lane(&mut self, group: GroupId, sender: SenderId, background: bool) -> LaneId {
+        let activity = self.groups[group].activity.unwrap_or_else(|| {
+            let paused = self.pauses.contains_key(&group);
+            self.activities.insert(Activity::new(paused))
+        });
+        self.groups[group].activity = Some(activity);
+        let id = self
+            .lanes
+            .insert(Lane::new(group, activity, sender, background));
+        let next = self.activities[activity].lanes.replace(id);
+        self.lanes[id].next = next;
+        if let Some(next) = next {
+            self.lanes[next].previous = Some(id);
+        }
+        id
+    }
+
+    /// The lane of what waits for the fallback.
+    pub(crate) fn fallback_lane(&mut self, group: GroupId, out: &mut Outbox<P>) -> LaneId {
+        if let Some(lane) = self.fallbacks.get(&group).and_then(|it| it.lane) {
+            return lane;
+        }
+        let sender = self.everybody(group);
+        let id = self.add_lane(group, sender, false);
+        self.lanes[id].fallback = true;
+        if let Some(fallback) = self.fallbacks.get_mut(&group) {
+            fallback.lane = Some(id);
+        }
+        self.read_size(group, out);
+        id
+    }
+
+    /// The lane of a sender, that of their background messages or the other.
+    pub(crate) fn lane_of_sender(&self, sender: SenderId, background: bool) -> Option<LaneId> {
+        if background {
+            self.background.get(&sender).copied()
+        } else {
+            self.senders[sender].lane
+        }
+    }
+
     /// Forgets a lane in which nothing waits or runs.
     pub(crate) fn drop_lane(&mut self, id: LaneId, out: &mut Outbox<P>) {
         self.window_timers.set(id, Time::NEVER);
+        self.disinherit(id);
         let Lane {
             group,
             activity,
             sender,
+            background,
+            fallback,
+            context,
             previous,
             next,
             ..
         } = self.lanes.remove(id);
-        self.senders[sender].lane = None;
+        if fallback {
+            if let Some(fallback) = self.fallbacks.get_mut(&group) {
+                fallback.lane = None;
+            }
+        } else if background {
+            self.background.remove(&sender);
+        } else {
+            self.senders[sender].lane = None;
+        }
         match previous {
             Some(previous) => self.lanes[previous].next = next,
             None => self.activities[activity].lanes = next,
@@ -495,6 +607,9 @@ impl<P> Engine<P> {
             let group = &mut self.groups[group];
             group.activity = None;
             group.last_at = group.last_at.max(self.moment);
+        }
+        if let Some((first, count)) = context {
+            self.listen_again(group, first, count, out);
         }
         self.read_size(group, out);
         self.shed(group, out);

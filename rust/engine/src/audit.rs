@@ -1,6 +1,6 @@
 //! The engine looks at itself: P1's sums always, everything else when a test asks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::Time;
 use crate::engine::{Engine, Outbox};
@@ -50,6 +50,11 @@ impl<P> Engine<P> {
             ensure(delayed == counted, || {
                 format!("{name}: {delayed} delayed, kept {counted}")
             })?;
+            let listened = self.lanes_of(id).flat_map(|lane| {
+                let waiting = self.messages.chain(self.lanes[lane].head());
+                waiting.filter(|&id| self.messages[id].has(Flag::Listened))
+            });
+            let context = context + listened.count() as u64;
             beside += context;
             let mut in_group = delayed;
             if let Some(key) = group.activity {
@@ -80,6 +85,13 @@ impl<P> Engine<P> {
                 })?;
                 retrying += u64::from(held.messages + held.context_len);
             }
+            for lane in self.lanes_of(id) {
+                let lane = &self.lanes[lane];
+                let waiting = self.messages.chain(lane.head());
+                let again = waiting.filter(|&id| self.messages[id].has(Flag::Started));
+                let listened = self.messages.chain(lane.context.map(|(first, _)| first));
+                retrying += again.count() as u64 + listened.count() as u64;
+            }
         }
         ensure(retrying == ledger.retrying, || {
             format!("{retrying} retry, the ledger says {}", ledger.retrying)
@@ -108,15 +120,30 @@ impl<P> Engine<P> {
     fn audit_activity(&self, id: GroupId, key: ActivityId) -> Result<(u64, u32), Imbalance> {
         let (group, activity) = (&self.groups[id], &self.activities[key]);
         let name = group.name();
-        let (mut waiting, mut running, mut able, mut senders) = (0, 0, 0, 0);
+        let (mut waiting, mut running, mut able) = (0, 0, 0);
+        let mut senders = HashSet::new();
         for lane in self.lanes_of(id) {
             waiting += self.audit_lane(lane)?;
-            let lane = &self.lanes[lane];
-            running += lane.running;
-            able += u32::from(lane.able);
-            senders += u32::from(lane.able || lane.running > 0);
+            let record = &self.lanes[lane];
+            running += record.running;
+            able += u32::from(record.able);
+            if self.competes(lane) {
+                senders.insert(record.sender);
+            }
         }
-        let found = (running, able, senders, waiting);
+        let calls: Vec<_> = self.calls_of(id).collect();
+        let unsaid = calls.iter().filter_map(|&slot| self.leases[slot].lane);
+        let unsaid = unsaid.filter(|&lane| self.lanes[lane].background).count();
+        ensure(
+            calls.len() == running as usize && unsaid == activity.background as usize,
+            || {
+                format!(
+                    "{name}: {} calls listed, {unsaid} of background",
+                    calls.len()
+                )
+            },
+        )?;
+        let found = (running, able, senders.len() as u32, waiting);
         let kept = (
             activity.running,
             activity.able,
@@ -153,7 +180,12 @@ impl<P> Engine<P> {
                 self.senders[lane.sender].name
             )
         };
-        ensure(self.senders[lane.sender].lane == Some(id), || {
+        let known = if lane.fallback {
+            self.fallbacks.get(&lane.group).and_then(|it| it.lane)
+        } else {
+            self.lane_of_sender(lane.sender, lane.background)
+        };
+        ensure(known == Some(id), || {
             format!("{}: not its sender's lane", name())
         })?;
         ensure(!lane.is_over(), || format!("{}: an empty lane", name()))?;
@@ -164,9 +196,8 @@ impl<P> Engine<P> {
         ensure(chain.last().copied() == lane.tail(), || {
             format!("{}: wrong tail", name())
         })?;
-        ensure(chain.is_sorted_by_key(|&id| self.messages[id].at), || {
-            format!("{}: out of order", name())
-        })?;
+        let sorted = lane.fallback || chain.is_sorted_by_key(|&id| self.messages[id].at);
+        ensure(sorted, || format!("{}: out of order", name()))?;
         ensure(
             chain
                 .first()
@@ -177,19 +208,26 @@ impl<P> Engine<P> {
             format!("{}: window without messages", name())
         })?;
         let settings = self.groups[lane.group].settings(&self.profile);
-        let many = settings.lanes == Lanes::Message;
+        let many = settings.lanes == Lanes::Message && !lane.fallback;
         ensure(many || lane.running <= 1, || {
             format!("{}: {} calls at once", name(), lane.running)
         })?;
         let again = |&(key, _): &(HeldId, MessageId)| self.held[key].due;
-        let may = match lane.held.front() {
+        let may = match lane.again() {
+            _ if lane.background && settings.hold_background => false,
+            _ if lane.fallback && !self.may_fall_back(id) => false,
             _ if many => lane.head_is_due() || lane.held.iter().any(again),
             _ if lane.running > 0 => false,
-            Some(front) => again(front),
+            Some(front) => again(&front),
             None => lane.head_is_due(),
         };
-        let front = lane.held.front().filter(|_| !many && lane.running == 0);
-        let front = front.map(|&(key, _)| &self.held[key]);
+        let interrupter = lane.interrupter;
+        ensure(
+            interrupter.is_none_or(|id| self.messages.chain(lane.head()).any(|it| it == id)),
+            || format!("{}: an interrupter that does not wait", name()),
+        )?;
+        let front = lane.again().filter(|_| !many && lane.running == 0);
+        let front = front.map(|(key, _)| &self.held[key]);
         let right = match front {
             Some(front) if front.due => !lane.backs_off,
             Some(front) => lane.backs_off || front.until <= self.now,
@@ -212,7 +250,8 @@ impl<P> Engine<P> {
                 || format!("{}: no timer", name()),
             )?;
         }
-        Ok(u64::from(lane.waiting))
+        let fresh = chain.iter().filter(|&&id| self.counts(id));
+        Ok(fresh.count() as u64)
     }
 
     fn audit_leases(&self, ledger: &Ledger) -> Result<(), Imbalance> {

@@ -6,9 +6,9 @@ use crate::Time;
 use crate::admission::Arrival;
 use crate::deadlines::What;
 use crate::engine::{Engine, Outbox};
-use crate::ids::{GroupId, MessageId, SenderId};
+use crate::ids::{GroupId, LaneId, MessageId, SenderId};
 use crate::ledger::End;
-use crate::message::Messages;
+use crate::message::{Flag, Messages};
 
 /// What waits for the next call of a group, oldest first.
 #[derive(Default)]
@@ -23,6 +23,10 @@ impl Context {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = MessageId> {
         self.messages.iter().copied()
+    }
+
+    pub(crate) fn push(&mut self, id: MessageId) {
+        self.messages.push_back(id);
     }
 
     pub(crate) fn remove(&mut self, id: MessageId) {
@@ -61,6 +65,12 @@ impl<P> Engine<P> {
         let own = arrival.extra.as_ref().and_then(|extra| extra.ttl);
         let id = self.take_down(arrival, sender);
         self.beside += 1;
+        if self.is_diverted(group) {
+            self.messages[id].unset(Flag::Context);
+            self.messages[id].set(Flag::Listened);
+            self.arrive_at_fallback(group, id, out);
+            return;
+        }
         let ttl = self.groups[group].settings(&self.profile).context_ttl;
         let expires = at.after(own.map_or(ttl, |own| own.min(ttl)));
         if expires != Time::NEVER {
@@ -81,17 +91,51 @@ impl<P> Engine<P> {
         }
     }
 
-    /// The whole context goes along with a call that starts (rule X2): its messages, linked.
-    pub(crate) fn take_context(&mut self, group: GroupId) -> (Option<MessageId>, u32) {
+    /// The whole context goes along with a call of a lane that starts (rule X2): its messages, linked,
+    /// behind those that came back with what was interrupted.
+    pub(crate) fn take_context(
+        &mut self,
+        group: GroupId,
+        lane: LaneId,
+    ) -> (Option<MessageId>, u32) {
+        if self.lanes[lane].fallback {
+            return (None, 0);
+        }
+        let again = self.lanes[lane].context.take();
+        let (again, before) = again.map_or((None, 0), |(first, count)| (Some(first), count));
         let room = self.groups[group].room.as_mut();
         let Some(context) = room.and_then(|room| room.context.take()) else {
-            return (None, 0);
+            return (again, before);
         };
         let first = context.messages.front().copied();
         link(&mut self.messages, &context.messages);
         let count = context.messages.len() as u32;
         self.beside -= u64::from(count);
-        (first, count)
+        if let Some(last) = self.messages.chain(again).last() {
+            self.messages[last].next = first;
+        }
+        (again.or(first), before + count)
+    }
+
+    /// What a call had as context is there for the next one: nothing is left of what it came back with.
+    pub(crate) fn listen_again(
+        &mut self,
+        group: GroupId,
+        first: MessageId,
+        count: u32,
+        out: &mut Outbox<P>,
+    ) {
+        let again: Vec<_> = self.messages.chain(Some(first)).collect();
+        for &id in again.iter().rev() {
+            self.messages[id].unset(Flag::Held);
+            self.messages[id].unset(Flag::Started);
+            self.context(group).messages.push_front(id);
+        }
+        let count = u64::from(count);
+        self.ledger.retrying -= count;
+        self.ledger.waiting += count;
+        self.beside += count;
+        self.trim_context(group, out);
     }
 }
 

@@ -9,9 +9,10 @@ use crate::admission::{Arrival, GroupInbox};
 use crate::arrival::EVERYBODY;
 use crate::engine::{Engine, Outbox};
 use crate::events::Event;
-use crate::ids::{GroupId, LaneId, MessageId, SenderId};
+use crate::ids::{GroupId, LaneId, LeaseSlot, MessageId, SenderId};
+use crate::lease::{Ending, Fate, Heir};
 use crate::ledger::End;
-use crate::message::Place;
+use crate::message::{Flag, Place};
 use crate::order::HeldUp;
 use crate::settings::Lanes;
 use crate::window::ClosedBy;
@@ -112,13 +113,20 @@ impl<P> Engine<P> {
             let mut messages = self.messages.chain(Some(first));
             messages.all(|id| sender.is_none_or(|sender| self.messages[id].sender == sender))
         };
-        let leases = self.leases.iter();
+        let leases = self.calls_of(id);
         let calls: Vec<_> = leases
-            .filter(|(_, lease)| lease.group == id && lease.lane.is_some() && theirs(lease.first))
-            .map(|(slot, lease)| lease.id(slot))
+            .filter(|&slot| theirs(self.leases[slot].first))
+            .map(|slot| self.leases[slot].id(slot))
             .collect();
         for &call in &calls {
-            self.ask_to_end(call, STOPPED, out);
+            let ending = Ending {
+                reason: STOPPED,
+                fate: Fate::Abandoned,
+                heir: None,
+            };
+            if !self.ask_to_end(call, ending, out) {
+                self.leases[call.slot()].stop(); // it is ending, and would be tried again
+            }
         }
         (messages, calls.len() as u64)
     }
@@ -147,7 +155,7 @@ impl<P> Engine<P> {
                 count += self.end_held_of(group, lane, sender, out);
             }
         }
-        count
+        count + self.clear_ongoing(group, Some(sender), (End::Cleared, STOPPED))
     }
 
     /// Makes what waits in a group, or in one lane of it, due (rule C5). Returns how many windows.
@@ -161,12 +169,12 @@ impl<P> Engine<P> {
         let Some(group) = self.catch_up_in(now, group, out) else {
             return 0;
         };
-        let asked_for = match sender {
+        let asked_for: Vec<_> = match sender {
             None => self.lanes_of(group).collect(),
-            Some(name) => match self.lane_named(group, name) {
-                Some(lane) => vec![lane],
-                None => return 0,
-            },
+            Some(name) => [false, true]
+                .into_iter()
+                .filter_map(|background| self.lane_of_name(group, name, background))
+                .collect(),
         };
         self.flush_lanes(&asked_for, ClosedBy::Flush, out)
     }
@@ -176,21 +184,31 @@ impl<P> Engine<P> {
         let Some((group, message)) = self.not_started(now, group, id, out) else {
             return false;
         };
-        self.leave(group, message, End::Withdrawn, "withdrawn", out);
+        if self.messages[message].place() == Place::Held {
+            self.leave_held(group, message, End::Withdrawn, "withdrawn", out);
+        } else {
+            self.leave(group, message, End::Withdrawn, "withdrawn", out);
+        }
         true
     }
 
     /// Changes what a message says that has not started; it keeps its place, its id and its timers
-    /// (rule C4). Gives the payload back if it is too late.
+    /// (rule C4). One whose call runs is handed over again, if `restart` says so and the call may be
+    /// interrupted. Gives the payload back if it is too late.
     pub fn edit(
         &mut self,
         now: Time,
         group: &str,
         id: &str,
         payload: P,
+        restart: bool,
         out: &mut Outbox<P>,
     ) -> Result<(), P> {
-        let Some((group, message)) = self.not_started(now, group, id, out) else {
+        let found = self.not_started(now, group, id, out);
+        let Some((group, message)) = found.or_else(|| {
+            let found = restart.then(|| self.known(group)).flatten();
+            found.and_then(|group| Some((group, self.restart_with(group, id, out)?)))
+        }) else {
             return Err(payload);
         };
         let id = self
@@ -227,8 +245,38 @@ impl<P> Engine<P> {
     ) -> Option<(GroupId, MessageId)> {
         let group = self.catch_up_in(now, group, out)?;
         let message = self.find_message(group, id)?;
-        let started = matches!(self.messages[message].place(), Place::Call | Place::Held);
-        (!started).then_some((group, message))
+        let running = self.messages[message].place() == Place::Call;
+        (!running && self.messages.is_new(message)).then_some((group, message))
+    }
+
+    /// Interrupts the first attempt at a message, so that it is handed over again (rule C4).
+    fn restart_with(&mut self, group: GroupId, id: &str, out: &mut Outbox<P>) -> Option<MessageId> {
+        let message = self.find_message(group, id)?;
+        let holds = |&slot: &LeaseSlot| {
+            let mut messages = self.messages.chain(Some(self.leases[slot].first));
+            messages.any(|other| other == message)
+        };
+        let slot = self.calls_of(group).find(holds)?;
+        let lease = &self.leases[slot];
+        let most = self.groups[group].settings(&self.profile).max_interrupts;
+        let paused = self.paused.is_some() || self.pauses.contains_key(&group);
+        let open = !lease.is_ending() && !lease.committed && lease.attempt == 1;
+        if !open || lease.shields > 0 || paused || lease.put_off >= most {
+            return None;
+        }
+        let (call, lane, alone) = (lease.id(slot), lease.lane?, lease.lanes == Lanes::Message);
+        let heir = Heir {
+            lane,
+            message: alone.then(|| (message, self.messages[message].seq())),
+        };
+        let ending = Ending {
+            reason: "restarted",
+            fate: Fate::Merged { as_new: true },
+            heir: Some(heir),
+        };
+        self.metrics.interruptions += 1;
+        self.ask_to_end(call, ending, out);
+        Some(message)
     }
 
     /// Refuses pushes from now on and makes every window due (rule C8).
@@ -258,14 +306,24 @@ impl<P> Engine<P> {
     }
 
     fn lift_queue_pause(&mut self, out: &mut Outbox<P>) -> bool {
-        let lifted = self.paused.take().is_some();
-        if lifted && self.observed {
+        if self.paused.take().is_none() {
+            return false;
+        }
+        if self.observed {
             out.events.push(Event::GroupResumed {
                 group: None,
                 at: self.now,
             });
         }
-        lifted
+        let active = self
+            .groups
+            .iter()
+            .filter(|(_, group)| group.activity.is_some());
+        let active: Vec<_> = active.map(|(id, _)| id).collect();
+        for id in active {
+            self.fire_all_in(id, out);
+        }
+        true
     }
 
     fn lift_pause(&mut self, id: GroupId, out: &mut Outbox<P>) -> bool {
@@ -282,6 +340,7 @@ impl<P> Engine<P> {
                 at: self.now,
             });
         }
+        self.fire_all_in(id, out);
         true
     }
 
@@ -325,6 +384,7 @@ impl<P> Engine<P> {
         for &id in &lanes {
             count += self.empty_lane(id, end, reason, out);
         }
+        count += self.clear_ongoing(group, None, (end, reason));
         self.offer_group(group, HeldUp::No);
         for id in lanes {
             if self.lanes[id].is_over() {
@@ -348,12 +408,53 @@ impl<P> Engine<P> {
         let (group, activity, count) = (lane.group, lane.activity, lane.waiting);
         let first = lane.take_all();
         let again = self.end_held(id, end, reason, out);
-        self.activities[activity].waiting -= count;
+        let started = self.messages.chain(first);
+        let started = started.filter(|&id| self.messages[id].has(Flag::Started));
+        let started = started.count() as u32;
+        let listened = self.messages.chain(first);
+        let listened = listened.filter(|&id| self.messages[id].has(Flag::Listened));
+        let places = count - started - listened.count() as u32;
+        self.beside -= u64::from(count - started - places);
+        self.activities[activity].waiting -= places;
         self.window_timers.set(id, Time::NEVER);
-        self.ledger.waiting -= u64::from(count);
-        self.release(group, count);
-        self.end_messages(group, first, end, reason, None, out);
-        u64::from(count) + again
+        let (context, listened) = match self.lanes[id].context.take() {
+            Some((first, count)) => (Some(first), count),
+            None => (None, 0),
+        };
+        self.ledger.waiting -= u64::from(count - started);
+        self.ledger.retrying -= u64::from(started + listened);
+        self.release(group, places);
+        for first in [first, context] {
+            self.end_messages(group, first, end, reason, None, out);
+        }
+        u64::from(count + listened) + again
+    }
+
+    /// What an interruption under way would bring back ends as well, when its call has (rule C2). Of a
+    /// sender, if all of it is theirs.
+    fn clear_ongoing(
+        &mut self,
+        group: GroupId,
+        sender: Option<SenderId>,
+        (end, reason): (End, &'static str),
+    ) -> u64 {
+        let calls: Vec<_> = self.calls_of(group).collect();
+        let mut count = 0;
+        for slot in calls {
+            let lease = &self.leases[slot];
+            let mut messages = self.messages.chain(Some(lease.first));
+            let theirs = messages.all(|id| sender.is_none_or(|it| self.messages[id].sender == it));
+            let messages = u64::from(lease.messages + lease.context_len);
+            let Some(ending) = &mut self.leases[slot].ending else {
+                continue;
+            };
+            if theirs && ending.fate.comes_back() {
+                ending.fate = Fate::Ended(end, reason);
+                self.promised -= u32::from(ending.heir.take().is_some());
+                count += messages;
+            }
+        }
+        count
     }
 
     fn flush_lanes(&mut self, lanes: &[LaneId], by: ClosedBy, out: &mut Outbox<P>) -> u64 {
@@ -373,7 +474,7 @@ impl<P> Engine<P> {
     }
 }
 
-const STOPPED: &str = "stopped";
+pub(crate) const STOPPED: &str = "stopped";
 
 /// Finding one's way.
 impl<P> Engine<P> {
@@ -432,16 +533,21 @@ impl<P> Engine<P> {
 
     /// The lane that a sender's messages go to.
     pub(crate) fn lane_named(&self, group: GroupId, sender: &str) -> Option<LaneId> {
+        self.lane_of_name(group, sender, false)
+    }
+
+    /// The same, or that of their background messages.
+    pub(crate) fn lane_of_name(
+        &self,
+        group: GroupId,
+        sender: &str,
+        background: bool,
+    ) -> Option<LaneId> {
         let sender = match self.groups[group].settings(&self.profile).lanes {
             Lanes::Group => EVERYBODY,
             Lanes::Sender | Lanes::Message => sender,
         };
-        self.senders[self.senders.find(group, sender)?].lane
-    }
-
-    /// The lane that all members of a group share.
-    pub(crate) fn common_lane(&self, group: GroupId) -> Option<LaneId> {
-        self.senders[self.senders.find(group, EVERYBODY)?].lane
+        self.lane_of_sender(self.senders.find(group, sender)?, background)
     }
 
     /// A message that has not ended, by its id.
@@ -467,7 +573,12 @@ impl<P> Engine<P> {
             .flat_map(|first| self.messages.chain(Some(first)));
         let bypassing = self.bypass.iter().filter(|it| it.0 == group);
         let beside = self.delayed_in(group).into_iter().map(|(_, id)| id);
+        let listened = self
+            .lanes_of(group)
+            .filter_map(|lane| self.lanes[lane].context);
+        let listened = listened.flat_map(|(first, _)| self.messages.chain(Some(first)));
         linked
+            .chain(listened)
             .chain(bypassing.map(|it| it.1))
             .chain(beside)
             .chain(self.context_of(group))

@@ -19,6 +19,8 @@ pub(crate) struct Later {
     heap: BinaryHeap<Reverse<Deadline>>,
     /// Messages that have yet to arrive.
     pub(crate) delayed: u32,
+    /// Calls of it that have left saved state for the next.
+    pub(crate) saved: u32,
     /// Who types, and for how long without a sign of them.
     pub(crate) typing: Vec<(CompactString, Time)>,
     /// When they are looked at next.
@@ -30,6 +32,7 @@ impl Default for Later {
         Self {
             heap: BinaryHeap::new(),
             delayed: 0,
+            saved: 0,
             typing: Vec::new(),
             typing_at: Time::NEVER,
         }
@@ -53,6 +56,8 @@ pub(crate) enum What {
     Expiry,
     /// Somebody has stopped typing.
     Typing,
+    /// What a call saved was kept long enough.
+    Saved,
 }
 
 impl Later {
@@ -83,7 +88,7 @@ impl Deadline {
             .is_some_and(|message| match self.what {
                 What::Delay => message.place() == Place::Delayed,
                 What::Expiry => !matches!(message.place(), Place::Call | Place::Delayed),
-                What::Typing => false,
+                What::Typing | What::Saved => false,
             })
     }
 }
@@ -131,6 +136,7 @@ impl<P> Engine<P> {
             match (deadline.what, deadline.message) {
                 (What::Delay, Some(id)) => self.end_delay(group, id, deadline.at, out),
                 (What::Expiry, Some(id)) => self.expire(group, id, deadline.at, out),
+                (What::Saved, _) => self.expire_saved(group, deadline.at, out),
                 _ => self.stop_typing(group, deadline.at, out),
             }
             self.moment = moment;
@@ -153,6 +159,9 @@ impl<P> Engine<P> {
                 self.expire_held(group, id, out);
             }
             return;
+        }
+        if place == Place::Lane && self.messages[id].has(Flag::Started) {
+            return; // what an interruption brought back does not expire
         }
         if place == Place::Lane
             && let Some(lane) = self.lane_holding(group, id)

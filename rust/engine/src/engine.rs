@@ -8,13 +8,15 @@ use std::sync::Arc;
 
 use crate::admission::{GroupInbox, Intake};
 use crate::arrival::Late;
+use crate::busy::HeldBack;
 use crate::events::Event;
+use crate::fallback::Fallback;
 use crate::forget::Sweep;
 use crate::group::{Activity, Group};
 use crate::held::Held;
 use crate::ids::{ActivityId, GroupId, HeldId, LaneId, LeaseSlot, MessageId, SenderId};
 use crate::lane::Lane;
-use crate::lease::{Lease, LeaseId, LeaseLost, Outcome, TIMEOUT};
+use crate::lease::{Fate, Heir, Lease, LeaseId, LeaseLost, Outcome};
 use crate::ledger::{End, Ledger};
 use crate::line::Line;
 use crate::message::Messages;
@@ -22,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::order::{Contest, HeldUp, NowServed};
 use crate::overrides::Overrides;
 use crate::rate::Bucket;
+use crate::saved::{LaneKey, Previous};
 use crate::sender::Senders;
 use crate::settings::Profile;
 use crate::slab::Slab;
@@ -51,11 +54,27 @@ pub struct Engine<P> {
     pub(crate) lanes: Slab<LaneId, Lane>,
     pub(crate) groups: Slab<GroupId, Group<P>>,
     pub(crate) activities: Slab<ActivityId, Activity>,
-    pub(crate) leases: Slab<LeaseSlot, Lease>,
+    pub(crate) leases: Slab<LeaseSlot, Lease<P>>,
     /// When calls have taken too long, or too long to end.
     pub(crate) lease_timers: Timers<LeaseSlot>,
     /// What will be handed over again.
     pub(crate) held: Slab<HeldId, Held<P>>,
+    /// Messages that others go behind, which wait in a lane by a first message.
+    pub(crate) behind: HashMap<MessageId, Vec<(LaneId, MessageId, Seq)>>,
+    /// Batches whose slot has become free, and how many are still to come.
+    pub(crate) heirs: VecDeque<Heir>,
+    pub(crate) promised: u32,
+    /// Lanes of background messages, by their senders.
+    pub(crate) background: HashMap<SenderId, LaneId>,
+    /// Groups that are out of service.
+    pub(crate) fallbacks: HashMap<GroupId, Fallback>,
+    /// Full groups to look at before the next start.
+    pub(crate) contended: Vec<GroupId>,
+    /// Who would end a call but for something else that is missing, and when that may be there.
+    pub(crate) held_back: Vec<HeldBack>,
+    pub(crate) held_back_until: Time,
+    /// The last calls of lanes that did not complete.
+    pub(crate) previous: HashMap<LaneKey, Previous<P>>,
     /// What random numbers come from.
     pub(crate) seed: u64,
     pub(crate) generation: u32,
@@ -115,10 +134,12 @@ pub struct Outbox<P> {
     pub replaced: Vec<P>,
     /// Calls that are to end, and why: ask them to, they have a grace for it.
     pub ending: Vec<(LeaseId, &'static str)>,
+    /// Calls behind which something waits now, of those that have been asked about.
+    pub superseded: Vec<LeaseId>,
     /// Calls that have not ended in time: their leases are lost.
     pub fenced: Vec<LeaseId>,
-    /// Errors of attempts that count no more.
-    pub forgiven: Vec<Arc<P>>,
+    /// Errors of attempts that count no more, and what calls saved that nobody will ask for.
+    pub spent: Vec<Arc<P>>,
     /// What happened, while somebody observes.
     pub events: Vec<Event>,
 }
@@ -130,8 +151,9 @@ impl<P> Default for Outbox<P> {
             ended: Vec::new(),
             replaced: Vec::new(),
             ending: Vec::new(),
+            superseded: Vec::new(),
             fenced: Vec::new(),
-            forgiven: Vec::new(),
+            spent: Vec::new(),
             events: Vec::new(),
         }
     }
@@ -177,6 +199,15 @@ impl<P> Engine<P> {
             leases: Slab::new(),
             lease_timers: Timers::new(),
             held: Slab::new(),
+            behind: HashMap::new(),
+            heirs: VecDeque::new(),
+            promised: 0,
+            background: HashMap::new(),
+            fallbacks: HashMap::new(),
+            contended: Vec::new(),
+            held_back: Vec::new(),
+            held_back_until: Time::NEVER,
+            previous: HashMap::new(),
             seed,
             generation: 0,
             scoring: 0,
@@ -253,11 +284,14 @@ impl<P> Engine<P> {
         out: &mut Outbox<P>,
     ) -> Result<(), LeaseLost> {
         self.come_to_end(now, out);
-        let Some(found) = self.lease(lease) else {
+        if self.lease(lease).is_none() {
             return Err(LeaseLost);
-        };
-        let reason = found.ending.filter(|&reason| reason != TIMEOUT);
-        let reason = reason.unwrap_or("closed");
+        }
+        let ending = self.leases[lease.slot()].ending.take();
+        let promised = ending.as_ref().is_some_and(|ending| ending.heir.is_some());
+        self.promised -= u32::from(promised);
+        let stopped = ending.filter(|ending| ending.fate == Fate::Abandoned);
+        let reason = stopped.map_or("closed", |ending| ending.reason);
         self.finish(lease, Outcome::Abandoned { reason }, Vec::new(), out);
         Ok(())
     }
@@ -272,6 +306,7 @@ impl<P> Engine<P> {
             .min(self.token_timers.next_at())
             .min(self.pause_timers.next_at())
             .min(self.token_at)
+            .min(self.held_back_until)
             .min(pause)
     }
 
@@ -337,6 +372,12 @@ impl<P> Engine<P> {
             self.touch(lane);
         }
         self.look_at_lanes(until, out);
+        if self.held_back_until < until {
+            self.ask_again(out);
+        }
+        if !self.contended.is_empty() {
+            self.settle_contests(out);
+        }
     }
 
     /// Ends the messages linked from `first` on.
@@ -350,6 +391,9 @@ impl<P> Engine<P> {
         out: &mut Outbox<P>,
     ) {
         while let Some(id) = first {
+            if !self.behind.is_empty() {
+                self.follow(id, lease.is_some());
+            }
             let (message, extra) = self.messages.remove(id);
             first = message.next;
             let seq = message.seq();

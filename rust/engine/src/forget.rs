@@ -43,6 +43,16 @@ impl<P> Engine<P> {
         };
     }
 
+    /// Whether something of a sender waits or runs, or of all for whom it stands.
+    fn has_lane(&self, id: SenderId) -> bool {
+        let sender = &self.senders[id];
+        let fallback = || self.fallbacks.get(&sender.group).and_then(|it| it.lane);
+        sender.lane.is_some()
+            || (!self.background.is_empty() && self.background.contains_key(&id))
+            || (!self.fallbacks.is_empty()
+                && fallback().is_some_and(|lane| self.lanes[lane].sender == id))
+    }
+
     /// The whole sweep, for those who look.
     pub(crate) fn forget_all_idle(&mut self, out: &mut Outbox<P>) {
         self.forget_slots(0, usize::MAX, out);
@@ -61,8 +71,9 @@ impl<P> Engine<P> {
                 // is forgotten only with the group.
                 let even = sender.standing <= group.now_served().points
                     && (self.evicted.is_empty() || !self.evicted.contains_key(&id));
-                sender.lane.is_none()
+                !self.has_lane(id)
                     && sender.messages == 0
+                    && !self.has_saved(id)
                     && silent
                     && (even || self.is_over(sender.group))
             })
@@ -86,6 +97,7 @@ impl<P> Engine<P> {
             }
             for id in gone {
                 self.evicted.remove(&id);
+                self.forget_saved_of(id);
                 self.senders.remove(id);
             }
         }
@@ -111,6 +123,7 @@ impl<P> Engine<P> {
                 .is_none_or(|room| room.is_over(self.now))
             && group.inbox.group().waiting() == 0
             && !self.pauses.contains_key(&id)
+            && !self.is_diverted(id)
             && !self.line.holds(&group.inbox)
             && !self.runs_beside(id)
             && self.bypass.iter().all(|it| it.0 != id);

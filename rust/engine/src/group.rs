@@ -8,7 +8,7 @@ use crate::admission::GroupInbox;
 use crate::context::Context;
 use crate::deadlines::Later;
 use crate::engine::Engine;
-use crate::ids::{ActivityId, GroupId, LaneId, MessageId, SenderId};
+use crate::ids::{ActivityId, GroupId, LaneId, LeaseSlot, MessageId, SenderId};
 use crate::lane::Lane;
 use crate::order::{Claim, Contest, HeldUp, NowServed, Score, aged};
 use crate::overflow::Oldest;
@@ -73,7 +73,7 @@ impl Room {
         let nothing_later = self
             .later
             .as_ref()
-            .is_none_or(|later| later.delayed == 0 && later.typing.is_empty());
+            .is_none_or(|later| later.delayed + later.saved == 0 && later.typing.is_empty());
         let listened = self
             .context
             .as_ref()
@@ -91,11 +91,15 @@ impl Room {
 pub(crate) struct Activity {
     /// First of its lanes.
     pub(crate) lanes: Option<LaneId>,
-    /// Messages that wait in them.
+    /// Messages that wait in them for their first start.
     pub(crate) waiting: u32,
-    /// Running calls.
+    /// Running calls, the latest of them, and how many of them are about what nobody said.
     pub(crate) running: u32,
-    /// Lanes that run or are able.
+    pub(crate) calls: Option<LeaseSlot>,
+    pub(crate) background: u32,
+    /// Batches of it may be about to end calls for others.
+    pub(crate) contended: bool,
+    /// Senders with a lane that runs or is able.
     pub(crate) competitors: u32,
     /// Lanes that are able.
     pub(crate) able: u32,
@@ -114,6 +118,10 @@ pub(crate) struct Activity {
     /// Its messages in push order, once a full group has had to drop some.
     pub(crate) oldest: Option<Box<Oldest>>,
 }
+
+/// What puts background messages behind whatever somebody said (rule B9): more than scores and standings
+/// come to.
+const BEHIND_ALL: Points = Points::from_millionths(i64::MAX / 2);
 
 /// Later than every message.
 pub(crate) const NEVER_PUSHED: Seq = Seq(u64::MAX);
@@ -260,13 +268,18 @@ impl<P> Engine<P> {
 
     /// A lane has its oldest window due and may start it.
     pub(crate) fn enable_lane(&mut self, id: LaneId, held_up: HeldUp) {
+        let beside = self.beside(id);
+        if !self.competes(id) {
+            self.count_sender(id, true);
+        }
         let lane = &mut self.lanes[id];
-        let sender = &mut self.senders[lane.sender];
-        sender.standing = self.groups[lane.group]
-            .now_served()
-            .welcome(sender.standing, held_up);
         lane.able = true;
-        self.activities[lane.activity].competitors += u32::from(lane.running == 0);
+        let (group, sender) = (lane.group, lane.sender);
+        if !beside.is_some_and(|other| self.lanes[other].able) {
+            let sender = &mut self.senders[sender];
+            let served = self.groups[group].now_served();
+            sender.standing = served.welcome(sender.standing, held_up);
+        }
         self.score(id);
         self.enter_lane(id);
     }
@@ -274,9 +287,39 @@ impl<P> Engine<P> {
     /// A lane has lost what it had due.
     pub(crate) fn disable_lane(&mut self, id: LaneId) {
         self.leave_lane(id);
-        let lane = &mut self.lanes[id];
-        lane.able = false;
-        self.activities[lane.activity].competitors -= u32::from(lane.running == 0);
+        self.lanes[id].able = false;
+        if !self.competes(id) {
+            self.count_sender(id, false);
+        }
+    }
+
+    /// Whether a lane runs or is able.
+    pub(crate) fn competes(&self, id: LaneId) -> bool {
+        self.lanes[id].able || self.lanes[id].running > 0
+    }
+
+    /// A lane that did not compete does now, or the other way round; so does its sender, unless another
+    /// lane of theirs competes.
+    pub(crate) fn count_sender(&mut self, id: LaneId, competes: bool) {
+        let beside = self.beside(id);
+        if beside.is_some_and(|other| self.competes(other)) {
+            return;
+        }
+        let competitors = &mut self.activities[self.lanes[id].activity].competitors;
+        if competes {
+            *competitors += 1;
+        } else {
+            *competitors -= 1;
+        }
+    }
+
+    /// The other lane of its sender.
+    pub(crate) fn beside(&self, id: LaneId) -> Option<LaneId> {
+        if self.background.is_empty() {
+            return None; // spares most queues the hash
+        }
+        let lane = &self.lanes[id];
+        self.lane_of_sender(lane.sender, !lane.background)
     }
 
     /// Scores the batch that a lane puts forward.
@@ -286,7 +329,7 @@ impl<P> Engine<P> {
             self.lanes[id].score = best;
             return;
         }
-        if let Some(&(again, _)) = self.lanes[id].held.front() {
+        if let Some((again, _)) = self.lanes[id].again() {
             self.lanes[id].score = self.held[again].score;
             return;
         }
@@ -307,9 +350,19 @@ impl<P> Engine<P> {
 
     /// The score of the window that `first` opens.
     pub(crate) fn score_window(&self, group: GroupId, first: MessageId) -> Score {
+        self.score_all(group, self.messages.window(first))
+    }
+
+    /// The score of a batch of these messages.
+    pub(crate) fn score_all(
+        &self,
+        group: GroupId,
+        mut all: impl Iterator<Item = MessageId>,
+    ) -> Score {
         let settings = self.groups[group].settings(&self.profile);
-        let mut score = self.score_of(group, first);
-        for id in self.messages.window(first).skip(1) {
+        let first = all.next().map(|id| self.score_of(group, id));
+        let mut score = first.unwrap_or_default();
+        for id in all {
             score.join(&self.score_of(group, id), settings);
         }
         score
@@ -355,10 +408,16 @@ impl<P> Engine<P> {
         score: Score,
         first: MessageId,
     ) -> Claim {
+        let unsaid = !self.background.is_empty() && self.messages.is_background(first);
         let (group, first) = (&self.groups[group], &self.messages[first]);
         let before = match group.strategy(&self.profile) {
             Strategy::Priority => aged(first.at, group.settings(&self.profile).aging),
             _ => standing,
+        };
+        let before = if unsaid {
+            before.plus(BEHIND_ALL)
+        } else {
+            before
         };
         Claim {
             behind: before.minus(score.total()),
@@ -492,6 +551,7 @@ impl<P> Engine<P> {
             return;
         };
         let best = self.best_offer(id, key);
+        self.contend(id, key);
         let activity = &mut self.activities[key];
         let idle = activity.running == 0;
         let offered = std::mem::replace(&mut activity.offered, best);
@@ -516,6 +576,7 @@ impl<P> Engine<P> {
     /// The group has started its offer, which therefore no longer counts.
     pub(crate) fn offer_anew(&mut self, id: GroupId, key: ActivityId) {
         self.activities[key].offered = self.best_offer(id, key);
+        self.contend(id, key);
         self.enter_group(id, key);
     }
 

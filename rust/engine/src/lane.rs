@@ -3,7 +3,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
 
-use crate::ids::{ActivityId, GroupId, HeldId, LaneId, MessageId, SenderId};
+use crate::ids::{ActivityId, GroupId, HeldId, LaneId, LeaseSlot, MessageId, SenderId};
 use crate::message::{Flag, Messages, Place};
 use crate::order::{Claim, Score};
 use crate::window::{ClosedBy, Found, Window};
@@ -30,8 +30,22 @@ pub(crate) struct Lane {
     pub(crate) held: VecDeque<(HeldId, MessageId)>,
     /// The first of them may not start yet, and so may nothing else.
     pub(crate) backs_off: bool,
+    /// A message that has interrupted: it goes before them, but for so many that have come back since.
+    pub(crate) interrupter: Option<MessageId>,
+    pub(crate) ahead: u32,
+    /// Of the messages that were put back into its first window: first and number of what their call
+    /// had as context.
+    pub(crate) context: Option<(MessageId, u32)>,
+    /// Its next start has been charged already.
+    pub(crate) charged: bool,
+    /// Of messages that nobody said.
+    pub(crate) background: bool,
+    /// Of messages for the fallback.
+    pub(crate) fallback: bool,
     /// Running calls.
     pub(crate) running: u32,
+    /// The one that runs, unless any number may.
+    pub(crate) call: Option<LeaseSlot>,
     /// Names this lane's entry in its group's contest; another number makes an entry outdated.
     pub(crate) stamp: u32,
     /// Under `lanes="message"`, where each message is for itself: all that wait, the best on top, with
@@ -51,7 +65,12 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    pub(crate) fn new(group: GroupId, activity: ActivityId, sender: SenderId) -> Self {
+    pub(crate) fn new(
+        group: GroupId,
+        activity: ActivityId,
+        sender: SenderId,
+        background: bool,
+    ) -> Self {
         Self {
             group,
             activity,
@@ -64,7 +83,14 @@ impl Lane {
             waiting: 0,
             held: VecDeque::new(),
             backs_off: false,
+            interrupter: None,
+            ahead: 0,
+            context: None,
+            charged: false,
+            background,
+            fallback: false,
             running: 0,
+            call: None,
             stamp: 0,
             candidates: BinaryHeap::new(),
             score: Score::default(),
@@ -82,16 +108,37 @@ impl Lane {
 
     /// First message of the batch that it puts forward, if it is due.
     pub(crate) fn offer(&self) -> Option<MessageId> {
-        let again = self.held.front().map(|&(_, first)| first);
+        let again = self.again().map(|(_, first)| first);
         let best = self.candidates.peek().map(|best| best.id);
         best.or(again).or(self.head)
     }
 
-    /// The same as it starts: from here on it competes no more.
+    /// The batch that goes before what waits.
+    pub(crate) fn again(&self) -> Option<(HeldId, MessageId)> {
+        match self.interrupter {
+            Some(_) if self.ahead == 0 => None,
+            _ => self.held.front().copied(),
+        }
+    }
+
+    /// The offer as it starts: from here on it competes no more.
     pub(crate) fn take_offer(&mut self) -> Option<MessageId> {
         let offer = self.offer();
         self.candidates.pop();
         offer
+    }
+
+    /// The same for one of those that are for themselves.
+    pub(crate) fn take_candidate(&mut self, id: MessageId) {
+        self.candidates.retain(|candidate| candidate.id != id);
+    }
+
+    /// Those that are for themselves and compete, the best first.
+    pub(crate) fn ranked<P>(&self, messages: &Messages<P>) -> Vec<(MessageId, Score)> {
+        let competing = self.candidates.iter().filter(|it| it.competes(messages));
+        let mut ranked: Vec<_> = competing.collect();
+        ranked.sort_unstable_by(|one, other| other.cmp(one));
+        ranked.into_iter().map(|it| (it.id, it.score)).collect()
     }
 
     /// A message that is for itself has come.
@@ -208,6 +255,19 @@ impl Lane {
         }
     }
 
+    /// Puts linked messages in front of all that wait.
+    pub(crate) fn prepend<P>(
+        &mut self,
+        messages: &mut Messages<P>,
+        first: MessageId,
+        last: MessageId,
+        count: u32,
+    ) {
+        messages[last].next = self.head.replace(first);
+        self.tail.get_or_insert(last);
+        self.waiting += count;
+    }
+
     /// Takes the oldest window off: its first message and how many there are.
     pub(crate) fn take_window<P>(
         &mut self,
@@ -215,12 +275,18 @@ impl Lane {
     ) -> Option<(MessageId, u32)> {
         let first = self.head?;
         let (mut end, mut count) = (first, 1);
+        let mut interrupts = self.interrupter == Some(first);
         while let Some(next) = messages[end].next
             && !messages[next].has(Flag::Opens)
         {
             end = next;
             count += 1;
+            interrupts |= self.interrupter == Some(next);
         }
+        if interrupts {
+            self.interrupter = None;
+        }
+        messages.forget_due(first);
         self.head = messages[end].next.take();
         self.waiting -= count;
         if self.head.is_none() {
@@ -236,6 +302,7 @@ impl Lane {
         self.last = None;
         self.waiting = 0;
         self.candidates.clear();
+        self.interrupter = None;
         self.head.take()
     }
 
@@ -263,6 +330,7 @@ impl Lane {
             (before, at) = (at, messages[other].next);
         }
         let next = messages[id].next.take();
+        self.interrupter.take_if(|interrupter| *interrupter == id);
         match before {
             Some(before) => messages[before].next = next,
             None => self.head = next,
@@ -277,6 +345,9 @@ impl Lane {
                 messages[heir].set(Flag::Opens);
                 let by = messages[id].closed_by();
                 messages[heir].set_closed_by(by);
+                if let Some(since) = messages.forget_due(id) {
+                    messages.set_due_since(heir, since);
+                }
                 if let Some((last, _)) = self.last.as_mut().filter(|(last, _)| *last == id) {
                     *last = heir;
                 }

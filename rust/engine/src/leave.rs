@@ -1,6 +1,7 @@
 //! What waits leaves before it starts: withdrawn, expired, evicted or superseded (rules W7, W9).
 
 use crate::Size;
+use crate::arrival::EVERYBODY;
 use crate::engine::{Engine, Outbox};
 use crate::ids::{GroupId, LaneId, MessageId};
 use crate::lane::Unlinked;
@@ -25,12 +26,11 @@ impl<P> Engine<P> {
         let mut lane = None;
         match place {
             Place::Call | Place::Held => unreachable!("it has started"),
-            Place::Lane => {
-                lane = self.leave_window(group, id);
-                self.release(group, 1);
-            }
+            Place::Lane => lane = self.leave_window(group, id),
             Place::Delayed => {
                 self.later(group).delayed -= 1;
+                let record = &mut self.groups[group];
+                record.last_at = record.last_at.max(self.moment);
                 self.release(group, 1);
             }
             Place::Context => {
@@ -43,7 +43,16 @@ impl<P> Engine<P> {
                 self.intake.end_bypass();
             }
         }
-        self.ledger.waiting -= 1;
+        if self.messages[id].has(Flag::Started) {
+            self.ledger.retrying -= 1;
+        } else {
+            self.ledger.waiting -= 1;
+            if self.messages[id].has(Flag::Listened) {
+                self.beside -= 1;
+            } else if place == Place::Lane {
+                self.release(group, 1);
+            }
+        }
         self.end_messages(group, Some(id), end, reason, None, out);
         if let Some(lane) = lane
             && self.lanes[lane].is_over()
@@ -71,6 +80,7 @@ impl<P> Engine<P> {
             }
             run.push(next);
         }
+        run.retain(|&id| !self.messages[id].has(Flag::Started)); // never what has started
         let at = |&id: &MessageId| {
             let given = self.messages.extra(id).and_then(|extra| extra.at);
             given.unwrap_or(self.messages[id].at)
@@ -83,12 +93,22 @@ impl<P> Engine<P> {
 
     fn leave_window(&mut self, group: GroupId, id: MessageId) -> Option<LaneId> {
         let lane = self.lane_holding(group, id)?;
+        if self.counts(id) {
+            self.activities[self.lanes[lane].activity].waiting -= 1;
+        }
+        self.take_out_of_window(lane, id);
+        self.review_lane(lane, HeldUp::No);
+        self.touch(lane);
+        Some(lane)
+    }
+
+    /// Takes a message out of its lane; neighbours that now fit join (rule W7).
+    pub(crate) fn take_out_of_window(&mut self, lane: LaneId, id: MessageId) {
         let left = self.take_out(lane, id);
         self.lanes[lane].best_score(&self.messages); // what has left is no offer
-        self.activities[self.lanes[lane].activity].waiting -= 1;
         // Whether the batch that the lane puts forward is not what it was.
         let mut changed = left.before.is_none() || left.window.is_none();
-        if self.groups[group].settings(&self.profile).lanes != Lanes::Message {
+        if !self.lanes_are(lane, Lanes::Message) && !self.lanes[lane].fallback {
             let mut first = left.window.or(left.before);
             if let (Some(before), Some(window)) = (left.before, left.window)
                 && self.join_windows(lane, before, window)
@@ -105,10 +125,7 @@ impl<P> Engine<P> {
                 changed |= self.lanes[lane].head() == Some(first);
             }
         }
-        self.review_lane(lane, HeldUp::No);
         self.lanes[lane].shrunk |= changed; // many may leave before anybody looks
-        self.touch(lane);
-        Some(lane)
     }
 
     /// Takes a message out of the window that it is in.
@@ -155,7 +172,12 @@ impl<P> Engine<P> {
 
     /// Makes one of two neighbours if they fit. The first has been cut, so it is due, and so is what
     /// comes of them.
-    fn join_windows(&mut self, lane: LaneId, first: MessageId, second: MessageId) -> bool {
+    pub(crate) fn join_windows(
+        &mut self,
+        lane: LaneId,
+        first: MessageId,
+        second: MessageId,
+    ) -> bool {
         let settings = self.groups[self.lanes[lane].group].settings(&self.profile);
         let tail = self.messages.window(first).last().unwrap_or(first);
         let (tail, head) = (self.messages.newcomer(tail), self.messages.newcomer(second));
@@ -171,6 +193,7 @@ impl<P> Engine<P> {
             return false;
         }
         self.messages[second].unset(Flag::Opens);
+        self.messages.forget_due(second);
         if self.lanes[lane].opened() == Some(second) {
             let last = (first, self.due_window(first));
             self.lanes[lane].set_last(Some(last));
@@ -179,7 +202,7 @@ impl<P> Engine<P> {
     }
 
     /// A window that is due, from its messages.
-    fn due_window(&self, first: MessageId) -> Window {
+    pub(crate) fn due_window(&self, first: MessageId) -> Window {
         let (mut messages, mut size, mut last) = (0, Size::ZERO, self.messages[first].at);
         for id in self.messages.window(first) {
             messages += 1;
@@ -191,9 +214,20 @@ impl<P> Engine<P> {
 
     /// The lane that a message waits in.
     pub(crate) fn lane_holding(&self, group: GroupId, id: MessageId) -> Option<LaneId> {
-        match self.groups[group].settings(&self.profile).lanes {
-            Lanes::Group => self.common_lane(group),
-            Lanes::Sender | Lanes::Message => self.senders[self.messages[id].sender].lane,
+        if self.is_diverted(group)
+            && let Some(lane) = self.fallbacks.get(&group).and_then(|it| it.lane)
+            && (self
+                .messages
+                .chain(self.lanes[lane].head())
+                .any(|it| it == id)
+                || self.lanes[lane].held.iter().any(|&(_, it)| it == id))
+        {
+            return Some(lane);
         }
+        let sender = match self.groups[group].settings(&self.profile).lanes {
+            Lanes::Group => self.senders.find(group, EVERYBODY)?,
+            Lanes::Sender | Lanes::Message => self.messages[id].sender,
+        };
+        self.lane_of_sender(sender, self.messages.is_background(id))
     }
 }

@@ -7,6 +7,8 @@
 mod admission;
 mod arrival;
 mod audit;
+mod batch;
+mod busy;
 mod bypass;
 mod context;
 mod control;
@@ -16,12 +18,14 @@ mod engine;
 mod events;
 mod explain;
 mod failure;
+mod fallback;
 mod forget;
 mod group;
 mod held;
 mod ids;
 #[doc(hidden)]
 pub mod inbox;
+mod inject;
 mod lane;
 mod lease;
 mod leave;
@@ -34,7 +38,9 @@ mod names;
 mod order;
 mod overflow;
 mod overrides;
+mod preempt;
 mod rate;
+mod saved;
 mod sender;
 mod settings;
 mod size;
@@ -47,20 +53,22 @@ mod typing;
 mod window;
 
 pub use admission::{Accepted, Attempt, Intake, Options, Refusal, Refused};
+pub use batch::{Batch, BatchMessage};
 pub use engine::{Ended, Engine, Outbox};
 pub use events::Event;
 pub use explain::{Explained, Running, Waiting, WaitsFor};
 pub use failure::Failure;
-pub use lease::{Batch, BatchMessage, LeaseId, LeaseLost, Outcome};
+pub use lease::{LeaseId, LeaseLost, Outcome};
 pub use ledger::{End, Imbalance, Ledger};
 pub use line::Ticket;
 pub use message::{Kind, Seq};
 pub use metrics::{ByStrategy, Histogram, Metrics};
 pub use order::Score;
 pub use overrides::LanesInUse;
+pub use saved::Unfinished;
 pub use settings::{
-    Band, FairBy, Jitter, Keep, Lanes, Overflow, Points, Profile, Rate, Settings, Size, SizeBy,
-    Strategy, Weight,
+    Band, FairBy, Interrupted, Jitter, Keep, Lanes, OnBusy, Overflow, Points, Profile, Rate,
+    Settings, Size, SizeBy, Strategy, Weight,
 };
 pub use status::{MessageName, Status};
 pub use time::Time;

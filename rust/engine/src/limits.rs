@@ -9,7 +9,7 @@ use compact_str::CompactString;
 use crate::Settings;
 use crate::dedup::Ids;
 use crate::ids::GroupId;
-use crate::settings::{Keep, Overflow};
+use crate::settings::{Keep, OnBusy, Overflow};
 use crate::slab::Key as _;
 
 /// What a push has to know of its group's settings.
@@ -32,10 +32,12 @@ impl Limits {
             Overflow::DropOldest => Word::DROPS_OLDEST | Word::STALE,
         };
         let stale = settings.ttl.is_some() || settings.keep == Keep::Latest;
+        let flag = |is, flag| if is { flag } else { 0 };
         let word = most.min(Word::MOST)
             | drops
-            | if stale { Word::STALE } else { 0 }
-            | if own { Word::OWN } else { 0 };
+            | flag(stale, Word::STALE)
+            | flag(own, Word::OWN)
+            | flag(settings.on_busy == OnBusy::Reject, Word::REJECTS);
         Self {
             word: Word(word),
             dedup: settings.dedup,
@@ -44,12 +46,18 @@ impl Limits {
 }
 
 impl Word {
-    const MOST: u32 = (1 << 27) - 1;
+    const MOST: u32 = (1 << 26) - 1;
+    const REJECTS: u32 = 1 << 26;
     const DROPS_NEWEST: u32 = 1 << 27;
     const DROPS_OLDEST: u32 = 1 << 28;
     const STALE: u32 = 1 << 29;
     const LINE: u32 = 1 << 30;
     const OWN: u32 = 1 << 31;
+
+    /// It refuses what finds its lane busy.
+    pub(crate) fn rejects(self) -> bool {
+        self.0 & Self::REJECTS != 0
+    }
 
     /// What counts as waiting may be over without anybody having looked.
     pub(crate) fn is_stale(self) -> bool {

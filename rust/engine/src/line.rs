@@ -170,9 +170,10 @@ impl<P> Engine<P> {
             }
         }
         let attempt = place.as_ref().map_or(Attempt::Last, |_| Attempt::Served);
+        let how = (attempt, self.finds(group, sender, &options));
         let pushed = self
             .intake
-            .push_as(attempt, now, group, sender, payload, options);
+            .push_to(how, now, group, sender, payload, options);
         if let (Some(inbox), Err(_)) = (place, &pushed) {
             self.give_back_place(&inbox);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::ids::{MessageId, SenderId};
 use crate::slab::Slab;
 use crate::window::{ClosedBy, Newcomer};
-use crate::{Points, Size, Time};
+use crate::{LeaseId, OnBusy, Points, Size, Time};
 
 /// Push order over the whole queue, from 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,11 +123,12 @@ impl<P> Message<P> {
     }
 }
 
-/// A sequence number of 44 bits above 4 for what closed the window and 16 flags.
+/// A sequence number of 43 bits (a million a second for a hundred days) above 17 flags and, among these,
+/// 4 bits for what closed the window.
 #[derive(Clone, Copy)]
 struct Tag(u64);
 
-const FLAG_BITS: u32 = 20;
+const FLAG_BITS: u32 = 21;
 const CLOSED_BY_SHIFT: u32 = 16;
 
 /// What is known of every message and fits a bit.
@@ -163,6 +164,10 @@ pub(crate) enum Flag {
     Leaving = 8192,
     /// Has been handed over, and will be again.
     Held = 16_384,
+    /// Was part of a call once: it counts for no capacity any more.
+    Started = 32_768,
+    /// Would be listened to, but goes to the fallback.
+    Listened = 1_048_576,
 }
 
 /// Where a message is.
@@ -188,12 +193,31 @@ pub(crate) struct Extra {
     pub(crate) rank: Points,
     pub(crate) ttl: Option<Duration>,
     pub(crate) delay: Option<Duration>,
+    /// Nobody said it: it goes behind what somebody did.
+    pub(crate) background: bool,
+    /// What it does to a running call, if that is not what its group's messages do.
+    pub(crate) on_busy: Option<OnBusy>,
+    /// The call that pushed it.
+    pub(crate) inside: Option<LeaseId>,
+}
+
+/// How a message was put off that had been handed over.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct PutOff {
+    /// How often.
+    pub(crate) times: u32,
+    /// The last time it was as if that had never been.
+    pub(crate) rolled_back: bool,
 }
 
 /// All messages that wait or run.
 pub(crate) struct Messages<P> {
     slab: Slab<MessageId, Message<P>>,
     extras: HashMap<MessageId, Box<Extra>>,
+    put_off: HashMap<MessageId, PutOff>,
+    /// Since when windows are due that wait behind a call or another, by their first messages; kept
+    /// only where a batch may end the call of another lane.
+    due_since: HashMap<MessageId, Time>,
 }
 
 impl<P> Messages<P> {
@@ -201,6 +225,8 @@ impl<P> Messages<P> {
         Self {
             slab: Slab::new(),
             extras: HashMap::new(),
+            put_off: HashMap::new(),
+            due_since: HashMap::new(),
         }
     }
 
@@ -241,6 +267,10 @@ impl<P> Messages<P> {
 
     pub(crate) fn remove(&mut self, id: MessageId) -> (Message<P>, Option<Box<Extra>>) {
         let message = self.slab.remove(id);
+        if !self.put_off.is_empty() {
+            self.put_off.remove(&id);
+        }
+        self.forget_due(id);
         let extra = if message.has(Flag::Extra) {
             self.extras.remove(&id)
         } else {
@@ -267,6 +297,64 @@ impl<P> Messages<P> {
         let own = self.extra(id).and_then(|extra| extra.ttl);
         own.or(ttl)
             .map_or(Time::NEVER, |ttl| self.slab[id].at.after(ttl))
+    }
+
+    /// How it was put off so far.
+    pub(crate) fn put_off(&self, id: MessageId) -> PutOff {
+        if self.put_off.is_empty() {
+            return PutOff::default(); // spares most queues the hash
+        }
+        self.put_off.get(&id).copied().unwrap_or_default()
+    }
+
+    /// It is put off once more.
+    pub(crate) fn put_off_again(&mut self, id: MessageId, rolled_back: bool) {
+        let before = self.put_off.entry(id).or_default();
+        before.times += 1;
+        before.rolled_back = rolled_back;
+    }
+
+    /// The same for all that are linked from `first` on.
+    pub(crate) fn put_off_all(&mut self, first: MessageId, rolled_back: bool) {
+        let mut next = Some(first);
+        while let Some(id) = next {
+            next = self.slab[id].next;
+            self.put_off_again(id, rolled_back);
+        }
+    }
+
+    /// The most often that one of those linked from `first` on was put off.
+    pub(crate) fn most_put_off(&self, first: MessageId) -> u32 {
+        if self.put_off.is_empty() {
+            return 0;
+        }
+        let all = self.chain(Some(first)).map(|id| self.put_off(id).times);
+        all.max().unwrap_or(0)
+    }
+
+    /// Whether it counts as never handed over (rule C4).
+    pub(crate) fn is_new(&self, id: MessageId) -> bool {
+        !self.slab[id].has(Flag::Started) || self.put_off(id).rolled_back
+    }
+
+    pub(crate) fn due_since(&self, first: MessageId) -> Option<Time> {
+        self.due_since.get(&first).copied()
+    }
+
+    pub(crate) fn set_due_since(&mut self, first: MessageId, at: Time) {
+        self.due_since.insert(first, at);
+    }
+
+    pub(crate) fn forget_due(&mut self, first: MessageId) -> Option<Time> {
+        if self.due_since.is_empty() {
+            return None;
+        }
+        self.due_since.remove(&first)
+    }
+
+    /// Whether nobody said it.
+    pub(crate) fn is_background(&self, id: MessageId) -> bool {
+        self.extra(id).is_some_and(|extra| extra.background)
     }
 
     pub(crate) fn rank(&self, id: MessageId) -> Points {

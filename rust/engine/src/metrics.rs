@@ -100,6 +100,14 @@ pub struct Metrics {
     pub settled: u64,
     /// Calls that ended in a failure.
     pub failed_calls: u64,
+    /// Calls that were asked to end by a newer message of their lane.
+    pub interruptions: u64,
+    /// Calls that were asked to end by a batch of another lane.
+    pub preemptions: u64,
+    /// Calls that somebody else cancelled and whose messages went back.
+    pub put_back: u64,
+    /// Messages that running calls took.
+    pub injected: u64,
     /// Calls whose batch was back-to-back, bursts not counted.
     pub back_to_back: u64,
     /// Calls whose batch was part of a burst.

@@ -129,6 +129,7 @@ impl<P> Engine<P> {
             let heap = self
                 .all_waiting_in(group)
                 .into_iter()
+                .filter(|&(_, id)| self.counts(id)) // never what has started
                 .map(Reverse)
                 .collect();
             self.activities[activity].oldest = Some(Box::new(Oldest { heap }));
@@ -146,6 +147,7 @@ impl<P> Engine<P> {
         None
     }
 
+    /// What waits in the lanes of a group or has yet to, with its place in the push order.
     pub(crate) fn all_waiting_in(&self, group: GroupId) -> Vec<(Seq, MessageId)> {
         let lanes = self.lanes_of(group);
         let waiting = lanes.flat_map(|lane| self.messages.chain(self.lanes[lane].head()));

@@ -11,7 +11,7 @@ use crate::events::Event;
 use crate::ids::GroupId;
 use crate::rate::Bucket;
 use crate::settings::{Profile, SizeBy};
-use crate::{Points, Strategy, Time};
+use crate::{Points, Settings, Strategy, Time};
 
 /// `lanes` can change only while nothing of the group waits or runs (rule C9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +131,12 @@ impl<P> Engine<P> {
         };
         let profile = self.profile_of(group);
         (profile, size, profile.band(0, size))
+    }
+
+    /// Those under which the first message of a group that has not been met would come in.
+    pub(crate) fn expected_settings(&self, group: &str) -> &Settings {
+        let (profile, _, band) = self.expected(group);
+        profile.settings_in(band)
     }
 
     /// The settings of a group by name, whether it has been met or not.

@@ -227,6 +227,34 @@ pub enum SizeBy {
     Members,
 }
 
+/// What a message does to the running call of its lane (section B).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnBusy {
+    /// Nothing: it waits.
+    #[default]
+    Enqueue,
+    /// It is offered to the call.
+    Inject,
+    /// It ends the call when its window becomes due.
+    Interrupt,
+    /// The same, and the call is as if it had never been.
+    Rollback,
+    /// It is refused.
+    Reject,
+}
+
+/// What becomes of the messages of an interrupted call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Interrupted {
+    /// They are handed over again together with what interrupted them.
+    #[default]
+    Merge,
+    /// They are handed over again, as they were, right after the interrupting call.
+    Resume,
+    /// They end.
+    Abandon,
+}
+
 /// How the pauses between attempts are spread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Jitter {
@@ -266,6 +294,22 @@ pub struct Settings {
     pub quiet_when_busy: bool,
     /// How long somebody types who has said so once.
     pub typing_expires: Duration,
+    /// What a message does that finds its lane busy, unless it says so itself.
+    pub on_busy: OnBusy,
+    /// What becomes of what was interrupted.
+    pub interrupted: Interrupted,
+    /// Age of a running batch's newest message up to which a newcomer may interrupt.
+    pub interrupt_within: Option<Duration>,
+    /// How often the handling of a message is put off at most.
+    pub max_interrupts: u32,
+    /// Lead in points with which a waiting batch ends a call of a full group.
+    pub preempt_margin: Option<Points>,
+    /// Messages that a call is given from its inbox at a time.
+    pub inject_limit: Option<u32>,
+    /// How long what an unfinished call saved is kept for the next.
+    pub saved_ttl: Duration,
+    /// Whether background messages wait, whatever is free.
+    pub hold_background: bool,
     /// Points of a batch with a real-time message.
     pub real_time: Points,
     /// Points of a batch with a back-to-back message.
@@ -349,6 +393,14 @@ impl Default for Settings {
             quiet_when_idle: true,
             quiet_when_busy: true,
             typing_expires: Duration::from_secs(6),
+            on_busy: OnBusy::Enqueue,
+            interrupted: Interrupted::Merge,
+            interrupt_within: None,
+            max_interrupts: 8,
+            preempt_margin: None,
+            inject_limit: None,
+            saved_ttl: Duration::from_secs(600),
+            hold_background: false,
             real_time: Points(500_000),
             back_to_back_points: Points(300_000),
             burst_points: Points(150_000),

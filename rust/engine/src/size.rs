@@ -193,9 +193,25 @@ impl<P> Engine<P> {
                     window.keep_settings(was);
                 }
             }
+            let calls: Vec<_> = self.calls_of(id).collect();
+            for call in calls {
+                self.leases[call].keep_settings(was);
+            }
+            if current.hold_background != was.hold_background {
+                let lanes: Vec<_> = self.lanes_of(id).collect();
+                for lane in lanes {
+                    self.review_lane(lane, HeldUp::No);
+                }
+            }
             self.set_rate(id);
             self.trim_context(id, out);
             self.reweigh(id);
+            if current.hold_background != was.hold_background {
+                let lanes: Vec<_> = self.lanes_of(id).collect();
+                for lane in lanes {
+                    self.review_lane(lane, HeldUp::No);
+                }
+            }
         }
         if switched {
             self.rekey(id);

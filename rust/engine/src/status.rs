@@ -5,7 +5,7 @@ use compact_str::CompactString;
 use crate::arrival::EVERYBODY;
 use crate::engine::{Engine, Outbox};
 use crate::ids::{ActivityId, MessageId};
-use crate::message::Kind;
+use crate::message::{Flag, Kind};
 use crate::{Seq, Time};
 
 /// How a group is.
@@ -65,7 +65,11 @@ impl<P> Engine<P> {
         };
         for lane in self.lanes_of(id) {
             let head = self.lanes[lane].head();
-            status.waiting += u64::from(self.lanes[lane].waiting);
+            let waiting = self.messages.chain(head);
+            let started = waiting.filter(|&id| self.messages[id].has(Flag::Started));
+            let started = started.count() as u64;
+            status.waiting += u64::from(self.lanes[lane].waiting) - started;
+            status.retrying += started;
             let quick = self
                 .messages
                 .chain(head)

@@ -127,18 +127,19 @@ impl<P> Engine<P> {
         }
     }
 
-    /// A call has ended that took so long: what it cost in time beyond the 1 it was charged, within
+    /// A call has ended that took so long: what it cost in time beyond what it was charged, within
     /// its group and between groups.
     pub(crate) fn corrections(
         &mut self,
         id: GroupId,
         then: Strategy,
         micros: u64,
+        charged: Points,
         done: bool,
     ) -> (Points, Points) {
         let by_time = self.profile.settings.fair_by == FairBy::Time;
         let between = if by_time {
-            self.calls.cost(micros).minus(Points::CALL)
+            self.calls.cost(micros).minus(charged)
         } else {
             Points::ZERO
         };
@@ -152,7 +153,7 @@ impl<P> Engine<P> {
             return (Points::ZERO, between);
         }
         let calls = self.room(id).calls.get_or_insert_default();
-        let within = calls.cost(micros).minus(Points::CALL);
+        let within = calls.cost(micros).minus(charged);
         if done {
             calls.record(micros);
         }

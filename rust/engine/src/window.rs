@@ -82,6 +82,8 @@ pub(crate) enum Found {
     Waiting,
     /// A call runs.
     Busy,
+    /// A call runs that it may interrupt.
+    Asking,
 }
 
 /// The last window of a lane.
@@ -269,6 +271,10 @@ impl Window {
         self.due
     }
 
+    pub(crate) fn size(&self) -> Size {
+        self.size
+    }
+
     pub(crate) fn messages(&self) -> u32 {
         self.messages
     }
@@ -345,6 +351,9 @@ impl Quiet {
         match found {
             Found::Idle if own.is_none() && !settings.quiet_when_idle => {
                 (Self::at(at, ClosedBy::Idle), Duration::ZERO)
+            }
+            Found::Asking if own.is_none() && !settings.quiet_when_busy => {
+                (Self::at(at, ClosedBy::Busy), Duration::ZERO)
             }
             Found::Busy if own.is_none() && !settings.quiet_when_busy => {
                 let after_call = true;

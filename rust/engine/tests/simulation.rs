@@ -396,6 +396,7 @@ impl Simulation {
             bypass: wish.bypass,
             ttl: wish.ttl.map(us),
             delay: wish.delay.map(us),
+            ..Options::default()
         };
         let now = Time::from_micros(self.at);
         let (group, sender) = (push.group.as_str(), push.sender.as_str());
@@ -497,7 +498,9 @@ impl Simulation {
         let label = self.next_label;
         self.next_label += 1;
         let now = Time::from_micros(self.at);
-        let done = self.engine.edit(now, group, id, label, &mut self.out);
+        let done = self
+            .engine
+            .edit(now, group, id, label, false, &mut self.out);
         let expected = self.model.edit(self.at, group, id, label);
         let replaced = std::mem::take(&mut self.out.replaced);
         same("edited", done, expected.map(|_| ()).ok_or(label))?;

@@ -52,6 +52,7 @@ pub(crate) fn verdict(pushed: &Result<Accepted, Refused<Payload>>) -> u8 {
         Err(refused) => match refused.reason {
             Refusal::Duplicate => 1,
             Refusal::GroupFull | Refusal::Full | Refusal::BypassFull => 2,
+            Refusal::Busy | Refusal::Unserved => 3,
             Refusal::Closed => 5,
         },
     }

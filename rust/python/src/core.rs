@@ -195,7 +195,7 @@ impl Core {
     ) -> PyResult<&'static str> {
         let (group, id) = (arguments::name("group", group)?, arguments::name("id", id)?);
         let edited = self.usable()?.control(py, |engine, now, out| {
-            engine.edit(now, group, id, payload, out)
+            engine.edit(now, group, id, payload, false, out)
         })?;
         Ok(if edited.is_ok() { "done" } else { "too_late" })
     }
@@ -455,9 +455,12 @@ impl Core {
     }
 
     /// From here on nothing interrupts the call; False: its lease is lost.
-    fn _commit(&self, batch: &Bound<'_, Batch>) -> PyResult<bool> {
-        let mut scheduler = lock(&self.inner()?.scheduler);
-        Ok(scheduler.engine.commit(batch.get().lease_id()).is_ok())
+    fn _commit(&self, py: Python<'_>, batch: &Bound<'_, Batch>) -> PyResult<bool> {
+        let lease = batch.get().lease_id();
+        let committed = self
+            .inner()?
+            .control(py, |engine, now, out| engine.commit(now, lease, out))?;
+        Ok(committed.is_ok())
     }
 
     /// Calls to be asked to end, with the reason, or to be given up, with None; and which messages of

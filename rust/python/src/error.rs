@@ -15,7 +15,7 @@ static IMBALANCE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 pub(crate) fn rejected(py: Python<'_>, reason: Refusal, depth: u64) -> PyErr {
     let (cell, name) = match reason {
         Refusal::Closed => (&CLOSED, "QueueClosed"),
-        Refusal::Duplicate => (&REJECTED, "Rejected"),
+        Refusal::Duplicate | Refusal::Busy | Refusal::Unserved => (&REJECTED, "Rejected"),
         Refusal::GroupFull | Refusal::Full | Refusal::BypassFull => (&FULL, "QueueFull"),
     };
     raised(py, cell, name, (reason.name(), depth))

@@ -99,6 +99,7 @@ impl Wish<'_> {
             real_time: flag("real_time", self.real_time.as_ref())?,
             context: flag("context", self.context.as_ref())?,
             bypass: flag("bypass", self.bypass.as_ref())?,
+            ..engine::Options::default()
         };
         if let Err(why) = fit_together(&options) {
             return Err(PyValueError::new_err(why));

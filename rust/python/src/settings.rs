@@ -118,6 +118,7 @@ fn settings(flat: &Bound<'_, PyDict>) -> PyResult<Settings> {
         )?,
         size_window: flat.span("size_window_s")?,
         idle_group: flat.span("idle_group_s")?,
+        ..Settings::default()
     })
 }
 

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chinwag_engine::{
-    Band, Batch, Failure, FairBy, Jitter, Keep, Lanes, LeaseId, Options, Outcome, Overflow, Points,
-    Profile, Rate, Settings, Size, SizeBy, Strategy, Ticket, Time,
+    Attempt, Band, Batch, Failure, FairBy, Interrupted, Jitter, Keep, Lanes, LeaseId, OnBusy,
+    Options, Outcome, Overflow, Points, Profile, Rate, Refusal, Settings, Size, SizeBy, Strategy,
+    Ticket, Time,
 };
 
 use crate::world::{World, at, seconds};
@@ -81,7 +82,7 @@ impl Run {
         let (group, sender) = (dice.pick(&GROUPS), dice.pick(&SENDERS));
         let one = dice.one_in(2).then_some(group);
         let (now, World { engine, out }) = (at(self.now), &mut self.world);
-        match dice.below(40) {
+        match dice.below(50) {
             0..15 => self.push(group, sender),
             15..20 => self.settle(),
             20 => {
@@ -105,7 +106,7 @@ impl Run {
             }
             24 => {
                 let name = dice.below(self.names + 1).to_string();
-                let edited = engine.edit(now, group, &name, "edited", out);
+                let edited = engine.edit(now, group, &name, "edited", dice.one_in(2), out);
                 assert!(edited.is_ok() || edited == Err("edited"));
                 "edit"
             }
@@ -158,7 +159,57 @@ impl Run {
                 engine.close(now, out);
                 "close"
             }
+            37 => {
+                engine.disable(now, group, out);
+                "disable"
+            }
+            38 => {
+                engine.enable(now, group, out);
+                "enable"
+            }
+            39..44 => self.say_in_a_call(),
             _ => self.poll(),
+        }
+    }
+
+    /// A call uses its context.
+    fn say_in_a_call(&mut self) -> &'static str {
+        let calls = self.calls.len() as u64;
+        if calls == 0 {
+            return "nothing runs";
+        }
+        let call = self.calls[self.dice.below(calls) as usize];
+        let dice = &mut self.dice;
+        let (now, World { engine, out }) = (at(self.now), &mut self.world);
+        // Any of them may be lost, or about to end.
+        match dice.below(7) {
+            0 => {
+                engine.commit(now, call, out).ok();
+                "commit"
+            }
+            1 => {
+                engine.shield(now, call, true, out).ok();
+                "shield"
+            }
+            2 => {
+                engine.shield(now, call, false, out).ok();
+                "end of a shield"
+            }
+            3 => {
+                engine.save(call, "state", out).ok();
+                "save"
+            }
+            4 => {
+                engine.superseded(now, call, out).ok();
+                "superseded"
+            }
+            _ => {
+                let offered = engine.inbox(now, call, out).map(|offered| offered.len());
+                let taken = engine.take(now, call, dice.one_in(2).then_some(2), out);
+                assert_eq!(taken.is_ok(), offered.is_ok());
+                assert!(taken.ok() <= offered.ok(), "more than was offered");
+                "take"
+            }
         }
     }
 
@@ -173,7 +224,15 @@ impl Run {
         let options = self.options();
         let pushed = self
             .world
-            .push_with(self.now, group, sender, "word", options);
+            .push_with(self.now, group, sender, "word", options.clone());
+        let pushed = match pushed {
+            Err((Refusal::Busy, _)) => {
+                let (now, World { engine, out }) = (at(self.now), &mut self.world);
+                let asked = engine.push(now, Attempt::Last, group, sender, "word", options, out);
+                asked.map_err(|refused| (refused.reason, refused.depth))
+            }
+            pushed => pushed,
+        };
         if pushed.is_ok_and(|accepted| accepted.crowded) {
             let (now, World { engine, out }) = (at(self.now), &mut self.world);
             engine.make_room(now, out);
@@ -185,6 +244,11 @@ impl Run {
         self.names += 1;
         let (dice, name) = (&mut self.dice, self.names);
         let (context, bypass) = (dice.one_in(6), dice.one_in(20));
+        let background = !context && !bypass && dice.one_in(6);
+        let own = dice.pick(&POLICIES);
+        let calls = self.calls.len() as u64;
+        let inside = dice.one_in(6) && calls > 0;
+        let inside = inside.then(|| self.calls[dice.below(calls) as usize]);
         Options {
             id: dice.one_in(4).then(|| name.to_string().into()),
             at: dice.one_in(6).then(|| Time::from_micros(dice.below(9))),
@@ -199,6 +263,9 @@ impl Run {
             real_time: dice.one_in(10),
             context,
             bypass,
+            background,
+            on_busy: (!context && !bypass && dice.one_in(5)).then_some(own),
+            inside,
         }
     }
 
@@ -213,7 +280,8 @@ impl Run {
         let failed = messages.filter(|_| dice.one_in(3));
         let error = self.names.is_multiple_of(2).then_some("error");
         let failures = failed.map(|it| Failure { seq: it.seq, error }).collect();
-        let outcome = match dice.below(8) {
+        let outcome = match dice.below(10) {
+            8 | 9 => Outcome::Cancelled { error: None },
             0 | 1 => Outcome::Done,
             2 if dice.one_in(4) => {
                 self.endless = true;
@@ -227,7 +295,7 @@ impl Run {
             },
         };
         if dice.one_in(4) {
-            engine.commit(call).ok(); // it may be about to end
+            engine.commit(at(self.now), call, out).ok(); // it may be about to end
         }
         engine
             .settle_with(at(self.now), call, outcome, failures, out)
@@ -274,6 +342,9 @@ impl Run {
         for group in [None, Some("room"), Some("hall")] {
             let (now, World { engine, out }) = (at(self.now), &mut self.world);
             engine.resume(now, group, out);
+            if let Some(group) = group {
+                engine.enable(now, group, out);
+            }
         }
         for _ in 0..1_000 {
             self.poll();
@@ -386,7 +457,26 @@ impl Dice {
             size_by: self.pick(&[SizeBy::Active, SizeBy::Active, SizeBy::Members]),
             size_window: seconds(self.pick(&[2.0, 60.0])),
             idle_group: seconds(5.0),
+            on_busy: self.pick(&POLICIES),
+            interrupted: self.pick(&[
+                Interrupted::Merge,
+                Interrupted::Resume,
+                Interrupted::Abandon,
+            ]),
+            interrupt_within: self.pick(&[None, None, Some(seconds(1.0))]),
+            max_interrupts: self.pick(&[8, 8, 1, 0]),
+            preempt_margin: self.pick(&[None, Some(Points::from_f64(0.5))]),
+            inject_limit: self.pick(&[None, Some(1)]),
+            saved_ttl: seconds(self.pick(&[600.0, 2.0])),
             ..Settings::default()
         }
     }
 }
+
+const POLICIES: [OnBusy; 5] = [
+    OnBusy::Enqueue,
+    OnBusy::Inject,
+    OnBusy::Interrupt,
+    OnBusy::Rollback,
+    OnBusy::Reject,
+];

@@ -265,7 +265,10 @@ fn stop_ends_what_waits_and_what_runs() {
     world.push(0.0, "bob", "b");
     let calls = world.poll(0.0);
     world.push(1.0, "ann", "c");
-    world.engine.commit(calls[0].lease).unwrap();
+    world
+        .engine
+        .commit(at(1.0), calls[0].lease, &mut world.out)
+        .unwrap();
 
     let stopped = world.engine.stop(at(1.0), "room", None, &mut world.out);
 

@@ -132,7 +132,10 @@ fn a_failure_after_commit_is_final() {
     let mut world = World::new(steady());
     world.push(0.0, "ann", "a");
     let call = world.poll(0.0).remove(0);
-    world.engine.commit(call.lease).unwrap();
+    world
+        .engine
+        .commit(at(0.5), call.lease, &mut world.out)
+        .unwrap();
     fail(&mut world, 1.0, &call);
 
     assert_eq!(world.out.ended[0].reason, "committed");

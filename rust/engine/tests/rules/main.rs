@@ -2,8 +2,10 @@
 
 mod admission;
 mod audit;
+mod busy;
 mod control;
 mod failure;
+mod fallback;
 mod forget;
 mod leave;
 mod order;

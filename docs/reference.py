@@ -18,7 +18,18 @@ import griffe
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "chinwag"
-MODULES = ("columns", "config", "errors", "events", "explain", "settings", "stats", "testing")
+MODULES = (
+    "columns",
+    "config",
+    "context",
+    "errors",
+    "events",
+    "explain",
+    "settings",
+    "stats",
+    "stream",
+    "testing",
+)
 
 Entry: TypeAlias = griffe.Class | griffe.Function | griffe.Attribute
 

@@ -197,7 +197,7 @@ def test_a_queue_has_one_handler(queue: Any) -> None:
         ({"max_concurrent": 2**63}, "max_concurrent"),
         ({"min_batch": 3, "max_batch": 2}, "max_batch"),
         ({"min_batch": 3, "max_wait_s": math.inf}, "max_wait_s"),
-        ({"on_busy": "interrupt"}, "interrupt"),
+        ({"on_busy": "interupt"}, "interupt"),
         ({"config": {"quiet_s": 1}}, "config"),
     ],
 )

@@ -15,6 +15,7 @@ from tests.settings import BY_SIZE, refusal
 OF_THE_QUEUE = {
     "bands": [Band(3)],
     "cancel_grace_s": 1,
+    "emit_limit": 1,
     "size_by": "members",
     "size_window_s": 1,
     "fair_by": "time",

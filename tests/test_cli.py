@@ -266,7 +266,7 @@ def test_the_same_seed_gives_the_same_times() -> None:
         (["--speed", "fast"], "speed"),
         (["--speed", "0.001", "--max-wait-s", "1e9"], "max_wait_s"),
         (["--seed", "-1"], "seed"),
-        (["--on-busy", "interrupt"], "'enqueue'"),
+        (["--on-busy", "interupt"], "'interrupt'"),
         (["--quiet-s", "inf", "--max-wait-s", "inf"], "max_wait_s"),
         (["--handler-s", "2-1"], "handler"),
         (["--no-such-thing"], "--no-such-thing"),

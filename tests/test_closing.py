@@ -106,7 +106,7 @@ def test_a_thread_that_does_not_end_is_fenced(caplog: pytest.LogCaptureFixture) 
     def handle(batch: Batch[str], ctx: Context) -> str:
         entered.set()
         go_on.wait(WATCHDOG_S)
-        seen.append(ctx.ending)
+        seen.append(ctx.ending.reason)
         left.set()
         return "late"
 
@@ -134,7 +134,7 @@ def test_a_thread_that_ends_in_time_is_waited_for(caplog: pytest.LogCaptureFixtu
 
     def handle(batch: Batch[str], ctx: Context) -> str:
         entered.set()
-        while ctx.ending is None:
+        while not ctx.ending:
             pass
         return "too late all the same"
 

@@ -70,6 +70,14 @@ def test_defaults_are_the_documented_ones() -> None:
         "quiet_when_busy": True,
         "typing_expires_s": 6.0,
         "on_busy": "enqueue",
+        "interrupted": "merge",
+        "interrupt_within_s": None,
+        "max_interrupts": 8,
+        "preempt_margin": None,
+        "inject_limit": None,
+        "saved_ttl_s": 600.0,
+        "emit_limit": 1_000,
+        "hold_background": False,
         "cancel_grace_s": 5.0,
         "real_time": 0.5,
         "back_to_back": 0.3,
@@ -368,10 +376,19 @@ def test_a_wrong_strategy_is_told_of_the_size() -> None:
     )
 
 
-def test_what_a_later_version_knows_is_said_to_be_missing() -> None:
-    """Who follows the documentation of a newer version has not mistyped anything."""
-    assert refusal(on_busy="interrupt") == (
-        "on_busy='interrupt': is not available in this version; use 'enqueue'"
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"on_busy": "inject", "lanes": "message"}, "on_busy='inject' with lanes='message'"),
+        ({"on_busy": "interrupt", "lanes": "message"}, "set interrupted to 'resume' or 'abandon'"),
+        ({"on_busy": "rollback", "max_batch": 1}, "on_busy='rollback' with max_batch=1"),
+    ],
+)
+def test_a_policy_that_is_never_served_is_refused(settings: dict[str, Any], named: str) -> None:
+    assert named in refusal(**settings)
+    assert named in refusal(
+        bands=[Band(8, **{k: v for k, v in settings.items() if k != "lanes"})],
+        **{k: v for k, v in settings.items() if k == "lanes"},
     )
 
 

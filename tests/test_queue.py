@@ -234,7 +234,7 @@ class Bot:
         self.seen.append(batch.payloads)
 
     async def with_context(self, batch: Batch[str], ctx: Context) -> None:
-        self.seen.append((batch.payloads, ctx.attempt, ctx.ending))
+        self.seen.append((batch.payloads, ctx.attempt, ctx.ending.reason))
 
     async def with_more(self, more: str, batch: Batch[str]) -> None:
         self.seen.append((more, batch.payloads))

@@ -55,7 +55,7 @@ def test_cancelling_from_outside_ends_exactly_that_call(run: Run) -> None:
         return batch.group
 
     async def main() -> list[object]:
-        async with Queue[str](handle, max_attempts=1) as queue:
+        async with Queue[str](handle, max_attempts=1, max_interrupts=0) as queue:
             ants, bees = (queue.put_nowait(room, "ann", "wait") for room in ("ants", "bees"))
             await entered.wait()
             running["ants"].cancel()

@@ -15,13 +15,7 @@ from tests.scenarios import BATCH, Run, call, expected, scenario
     ("changes", "names"),
     [
         ({"requires": ["telepathy"]}, "telepathy"),
-        ({"requires": ["batch", "interrupt"]}, "interrupt"),
-        ({"config": {"busy": "reject"}}, "reject"),
-        (
-            {"config": {"busy": "rollback", "interrupted_work": "merge"}},
-            "interrupt_merge, rollback",
-        ),
-        ({"config": {"busy": "interrupt_background"}}, "background"),
+        ({"requires": ["batch", "persistence"]}, "persistence"),
         ({"config": {"busy": "shout"}}, "setting busy 'shout'"),
         ({"config": {"colour": "red"}}, "setting 'colour'"),
         ({"config": {"order_scope": "planet"}}, "setting order_scope 'planet'"),
@@ -64,15 +58,11 @@ from tests.scenarios import BATCH, Run, call, expected, scenario
             "batch min_size in a fixed window",
         ),
         ({"handler_outcomes": {"a": ["ok", "perhaps"]}}, "outcome 'perhaps'"),
-        ({"handler_behaviour": "a saves {step: 1} at 10, then waits"}, "state"),
+        ({"controls": [{"t_ms": 0, "op": "kill"}]}, "persistence"),
         ({"handler_behaviour": "a sings"}, "handler behaviour 'a sings'"),
         ({"handler_mood": "good"}, "handler_mood"),
         ({"expected": {"order": "reverse"}}, "order 'reverse'"),
         ({"expected": {"smell": "nice"}}, "expected smell"),
-        (
-            {"expected": {"calls": [{**call(1, ["a"]), "sees_saved_state": None}]}},
-            "state",
-        ),
         (
             {"expected": {"not_handled": [{"id": "a", "reason": "bored"}]}},
             "not_handled reason 'bored'",
@@ -91,7 +81,6 @@ def test_what_does_not_exist_is_skipped_by_name(
 @pytest.mark.parametrize(
     ("fact", "names"),
     [
-        ({"background": True}, "background"),
         ({"from_self": True}, "filter"),
         ({"aura": "blue"}, "arrival 'aura'"),
     ],

@@ -47,7 +47,7 @@ def test_a_call_that_stops_its_own_group_ends_like_the_others(chinwag_run: Run) 
         try:
             await asyncio.sleep(10)
         finally:
-            after.append(ctx.ending)
+            after.append(ctx.ending.reason)
 
     queue = Queue(handle)
 

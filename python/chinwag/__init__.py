@@ -2,7 +2,7 @@
 
 from chinwag._core import Batch, Message, Receipt
 from chinwag.config import Config
-from chinwag.context import Context
+from chinwag.context import Context, Inbox, Previous
 from chinwag.dead import DeadLetter, DeadLetters
 from chinwag.errors import (
     ChinwagError,
@@ -18,6 +18,7 @@ from chinwag.explain import Explanation
 from chinwag.group import Group
 from chinwag.queue import Queue
 from chinwag.settings import Band, Busy, Limits, Order, Retry, Window
+from chinwag.stream import Restarted
 
 __all__ = [
     "Band",
@@ -33,15 +34,18 @@ __all__ = [
     "Explanation",
     "Group",
     "Imbalance",
+    "Inbox",
     "LeaseLost",
     "Limits",
     "Message",
     "Order",
+    "Previous",
     "Queue",
     "QueueClosed",
     "QueueFull",
     "Receipt",
     "Rejected",
+    "Restarted",
     "Retry",
     "Window",
 ]

@@ -135,14 +135,12 @@ def flag(part: Any, *keys: str) -> None:
             raise ConfigError(f"{key}={show(value)}: must be True or False")
 
 
-def choice(part: Any, *keys: str, later: tuple[str, ...] = (), none: str = "") -> None:
+def choice(part: Any, *keys: str, none: str = "") -> None:
     """One of the words of the field's type.
 
     Args:
         part: What is being made.
         keys: Names of its fields.
-        later: Words that the documentation names and this version lacks: no typing mistake, so
-            said as such.
         none: What None means, where it is allowed.
     """
     for key in keys:
@@ -156,11 +154,8 @@ def choice(part: Any, *keys: str, later: tuple[str, ...] = (), none: str = "") -
         if value is None and none:
             continue
         known = " or ".join(repr(word) for word in allowed)
-        if word in later:
-            known = f"is not available in this version; use {known}"
-        else:
-            known = f"must be {known}" + (f", or None {none}" if none else "")
-        raise ConfigError(f"{key}={show(value)}: {known}")
+        known += f", or None {none}" if none else ""
+        raise ConfigError(f"{key}={show(value)}: must be {known}")
 
 
 def words(kind: Any) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing_extensions import disjoint_base
 
 from chinwag.config import Profile
 from chinwag.events import Event
+from chinwag.stream import Feed, Stream
 
 __all__ = ["Batch", "Core", "ManualClock", "Message", "Receipt", "histogram_edges"]
 
@@ -49,6 +50,8 @@ class Core(Generic[_P]):
         context: bool = False,
         ttl_s: float | None = None,
         delay_s: float | None = None,
+        background: bool = False,
+        on_busy: Literal["enqueue", "inject", "interrupt", "rollback", "reject"] | None = None,
     ) -> Receipt:
         """Accept a message and decide when it will be handled.
 
@@ -78,10 +81,16 @@ class Core(Generic[_P]):
             ttl_s: Seconds that it may wait for its first start, instead of the setting's; then it
                 ends `expired`. `inf` for no limit.
             delay_s: Seconds until it arrives. It is accepted now, and counts as waiting.
+            background: Nobody said it, a timer say: it has a lane of its own beside the sender's
+                other messages, and everything that somebody said goes first in its group.
+            on_busy: What it does to a running call of its lane, instead of the setting's. One that
+                could never be served in its group is refused: `rollback` where that is not the
+                setting, `inject` under `lanes="message"`, and what could never interrupt.
 
         Raises:
             QueueClosed: The queue has been closed, or its event loop is gone.
-            Rejected: A message with this id is there, or was a moment ago.
+            Rejected: A message with this id is there, or was a moment ago; under `reject`, its lane
+                is busy.
             QueueFull: The group or the queue has no room, or too much bypasses the others.
             TypeError, ValueError: An argument cannot be taken; the message names it. In every case
                 the message was not accepted and left no trace.
@@ -117,6 +126,16 @@ class Core(Generic[_P]):
             How many windows became due by it.
         """
 
+    def enable(self, group: str) -> bool:
+        """Take a group into service again that `disable` took out of it.
+
+        It takes over after the running call of the fallback; what still waits is handed to the
+        handler, in order.
+
+        Returns:
+            Whether that changed something.
+        """
+
     def stop(self, group: str, sender: str | None = None) -> tuple[int, int]:
         """End what waits in a group, and its running calls.
 
@@ -143,7 +162,9 @@ class Core(Generic[_P]):
             `done`, and it ends `withdrawn`; or `too_late`: it has started, ended, or never was.
         """
 
-    def edit(self, group: str, id: str, payload: _P) -> Literal["done", "too_late"]:
+    def edit(
+        self, group: str, id: str, payload: _P, *, restart: bool = False
+    ) -> Literal["done", "too_late"]:
         """Change what a message says that has not started.
 
         It keeps its place, its id and its timers.
@@ -152,6 +173,9 @@ class Core(Generic[_P]):
             group: Where it was pushed to.
             id: Its own id, or that of its receipt.
             payload: What it says from now on.
+            restart: If it is being handled for the first time, end that call and hand it over again
+                with what it says now. Too late for a call that has committed, is shielded, paused,
+                or was interrupted as often as it may be.
 
         Returns:
             `done`; or `too_late`: it has started, ended, or never was.
@@ -242,7 +266,18 @@ class Core(Generic[_P]):
         more: bool,
     ) -> Batch[_P] | Literal[False] | None: ...
     def _check_seconds(self, seconds: float) -> None: ...
+    def _disable(self, group: str) -> bool: ...
     def _commit(self, batch: Batch[_P]) -> bool: ...
+    def _shield(self, batch: Batch[_P], on: bool) -> bool: ...
+    def _save(self, batch: Batch[_P], state: object) -> bool: ...
+    def _emit(self, batch: Batch[_P], all: object) -> bool: ...
+    def _holds(self, batch: Batch[_P]) -> bool: ...
+    def _would_go_back(self, batch: Batch[_P]) -> bool: ...
+    def _receipts(self, batch: Batch[_P]) -> list[Receipt]: ...
+    def _previous(self, batch: Batch[_P]) -> tuple[str, Any, Any] | None: ...
+    def _superseded(self, batch: Batch[_P]) -> bool | None: ...
+    def _inbox(self, batch: Batch[_P]) -> tuple[Message[_P], ...] | None: ...
+    def _take(self, batch: Batch[_P], most: int | None) -> tuple[Message[_P], ...] | None: ...
     def _take_endings(self) -> tuple[list[tuple[int, str | None]], dict[int, str]]: ...
     def _due(self) -> int | None: ...
     def _now_us(self) -> int: ...
@@ -312,6 +347,16 @@ class Receipt:
             TypeError, ValueError: `timeout` is no number of seconds.
         """
 
+    def stream(self) -> Stream:
+        """Read what the handler emits for the message, as it comes: `async for item in ...`.
+
+        See `chinwag.stream`. Any number of streams may read; they end with the message.
+        """
+
+    @property
+    def _feed(self) -> Feed: ...
+    @property
+    def _ended(self) -> bool: ...
     def _attach(self, future: object) -> bool: ...
     def _detach(self, future: object) -> None: ...
     def _outcome(self) -> Any: ...
@@ -366,6 +411,16 @@ class Batch(Sequence[Message[_P_co]]):
 
     @property
     def _attempt(self) -> int: ...
+    @property
+    def _resumed(self) -> bool: ...
+    @property
+    def _fallback(self) -> bool: ...
+    @property
+    def _buffers(self) -> bool: ...
+    @property
+    def _saved(self) -> Any: ...
+    @property
+    def _taken(self) -> tuple[Message[_P], ...]: ...
     @property
     def _lease(self) -> int: ...
     def __len__(self) -> int: ...
@@ -436,6 +491,10 @@ class Message(Generic[_P_co]):
     @property
     def real_time(self) -> bool:
         """Whether it gets the points of that name."""
+
+    @property
+    def background(self) -> bool:
+        """Whether nobody said it."""
 
     @property
     def rank(self) -> float:

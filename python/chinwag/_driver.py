@@ -16,17 +16,23 @@ This is the one place that creates tasks. Each is held until it has ended.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import math
+import sys
+import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context as Variables
 from contextvars import copy_context
 from functools import cached_property, partial
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from chinwag._runner import Failure, Runner, RunnerTask, current, is_rooted, log
+from chinwag._calling import current
+from chinwag._runner import Failure, Runner, RunnerTask, is_rooted, log
 from chinwag.dead import DeadLetter, DeadLetters
 from chinwag.stats import Ledger
 
@@ -45,7 +51,9 @@ class Driver:
     Args:
         core: The compiled half of the queue.
         handler: What is called.
+        fallback: What is called for groups that are out of service.
         grace_s: How long a call that was asked to end may take for it.
+        emit_limit: Items of a call that are kept.
         threads: How many plain-function handlers run at once.
         listeners: Told on the loop, when no call of the engine is under way.
         retry: What is tried again.
@@ -58,7 +66,9 @@ class Driver:
         core: Core[Any],
         handler: Handler,
         *,
+        fallback: Handler | None,
         grace_s: float,
+        emit_limit: int,
         threads: int,
         listeners: Listeners,
         retry: Retry,
@@ -67,8 +77,10 @@ class Driver:
     ) -> None:
         self.core = core
         self.handler = handler
+        self.fallback = fallback
         self.loop = asyncio.get_running_loop()
         self.grace_s = grace_s
+        self.emit_limit = emit_limit
         self.done = core._done
         self.promoting = False
         """A turn is scheduled."""
@@ -105,6 +117,7 @@ class Driver:
         self._closed: asyncio.Future[None] = self.loop.create_future()
         self._closers = 0
         self._lost = False
+        self._halted: str | None = None
         self._keeper: RunnerTask
         self._watch: weakref.ref[asyncio.TimerHandle]
 
@@ -183,13 +196,28 @@ class Driver:
         known = reason if reason in _REASONS else "error"
         return self.core._end(batch, known, Failure(self, batch, error, reason), more, retry)
 
+    def put_back(
+        self, batch: Batch[Any], error: BaseException, *, more: bool = False
+    ) -> Batch[Any] | Literal[False] | None:
+        """Settle a call that somebody else has cancelled: its messages go back if they may."""
+        if self.core._would_go_back(batch):
+            return self.core._end(batch, "put_back", None, more)
+        return self.fail(batch, error, "cancelled", more=more)
+
+    def halt(self, reason: str) -> None:
+        """Make no more calls: what was raised in one is to end the program."""
+        self._halted = reason
+        self.core.pause()
+
     def tell_of(self, batch: Batch[Any], error: BaseException | None, reason: str) -> None:
         """Tell who wants to know of every failure."""
         if self._on_error is None:
             return
         try:
             self._own_variables.copy().run(self._on_error, batch, error, batch._attempt)
-        except Exception:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # also a cancellation, as of a subscriber
             log.exception("what is told of failures has itself failed, of a call that %s", reason)
 
     def bury(
@@ -206,7 +234,9 @@ class Driver:
             return True
         try:
             return bool(self._retry_if(error))
-        except Exception:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
             log.exception("retry_if has failed; the call is tried again")
             return True
 
@@ -219,6 +249,9 @@ class Driver:
         for lease, reason in endings:
             runner = runners.get(lease)
             if runner is None or not runner.batch:
+                continue
+            if reason == "superseded":
+                runner.supersede()
                 continue
             if reason is not None:
                 if runner.ending is None:
@@ -238,7 +271,7 @@ class Driver:
                     self.bury(message, batch._attempt, dead[message._seq], None)
             _fenced.add(runner.task)
             asyncio.Task.add_done_callback(runner.task, _fenced.discard)
-            if not self.handler.is_async:
+            if not runner.handler.is_async:
                 runner.task.cancel()  # its thread may never return, and nobody waits for that
 
     def is_ending(self) -> bool:
@@ -254,9 +287,15 @@ class Driver:
 
     async def join(self) -> None:
         """Wait until nothing waits or runs."""
-        if self._lost:
+        if self.loop.is_closed():
+            self.lose()
             return
         self._refuse("join()")
+        if self._halted:
+            raise RuntimeError(
+                f"join() would wait for ever: {self._halted} in a handler has stopped the queue; "
+                "close it"
+            )
         if self._closed.done() or self.core._is_idle():
             return
         future: asyncio.Future[None] = self.loop.create_future()
@@ -300,7 +339,8 @@ class Driver:
             self._end_lost_calls()
             await self._close(drain=drain, timeout_s=timeout_s)
         except BaseException:
-            self._force()
+            if not self._lost:  # otherwise that has been seen to
+                self._force()
             raise
         finally:
             self._finish()
@@ -329,7 +369,7 @@ class Driver:
         self._fence()
         self._release_parked()
         # A fenced task that goes on is not waited for, unless only its thread does.
-        ending = [r.task for r in self._runners if not (r.fenced and self.handler.is_async)]
+        ending = [r.task for r in self._runners if not (r.fenced and r.handler.is_async)]
         if ending:
             await asyncio.wait(ending)
 
@@ -397,7 +437,7 @@ class Driver:
                 runner.end("closed")
             else:
                 runner.decide("closed")  # not cancelled twice: it may be cleaning up
-            if not self.handler.is_async:
+            if not runner.handler.is_async:
                 runner.task.cancel()
             # Somebody must hold a task that goes on.
             _fenced.add(runner.task)
@@ -436,7 +476,8 @@ class Driver:
 
     def lose(self) -> None:
         """The loop was closed before the queue: account for what is there, refuse the rest."""
-        if self._lost or self._closed.done():
+        # In this order: from the second look to the note no other thread comes between.
+        if self._closed.done() or self._lost:
             return
         self._lost = True
         for task in (self._keeper, *(runner.task for runner in self._runners)):
@@ -607,6 +648,35 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+def _wake_no_more() -> None:
+    """Have pushes wake nobody any more, and wait for threads that are about it.
+
+    When the interpreter ends, daemon threads are ended as they next ask for its lock. One that was
+    called from compiled code cannot be, and takes the process along: it aborts.
+    """
+    for driver in tuple(_started):
+        driver.core._detach()
+    patience = time.monotonic() + _PATIENCE_S
+    while _is_waking() and time.monotonic() < patience:
+        time.sleep(_SHORTEST_S)
+
+
+def _is_waking() -> bool:
+    """Whether another thread is inside `Driver.wake`."""
+    frames: dict[int, FrameType | None] = {**sys._current_frames()}
+    frames.pop(threading.get_ident())
+    for frame in frames.values():
+        while frame is not None:
+            if frame.f_code is Driver.wake.__code__:
+                return True
+            frame = frame.f_back
+    return False
+
+
+if sys.version_info < (3, 14):  # from then on such threads are left where they are
+    atexit.register(_wake_no_more)
+
+
 # Runners that wait for work; more than this are let go.
 _MOST_PARKED = 64
 
@@ -619,6 +689,7 @@ _REASONS = ("error", "cancelled")
 _NEVER_S = 200 * 365 * 86_400.0
 _SHORTEST_S = 0.001
 _LONGEST_S = 86_400.0
+_PATIENCE_S = 1.0
 
 # Drivers until they have closed: a loop holds its tasks only weakly.
 _started: set[Driver] = set()

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
+from chinwag._calling import current
 from chinwag._checks import real, show
-from chinwag._runner import current
 
 if TYPE_CHECKING:
     from chinwag._core import Receipt

@@ -18,7 +18,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from contextvars import Context as Variables
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from functools import cache
 from gc import get_referents
 from operator import is_
@@ -26,6 +26,7 @@ from sys import getrefcount
 from typing import TYPE_CHECKING, Any, Literal, cast
 from weakref import getweakrefcount
 
+from chinwag._calling import Call, calling
 from chinwag.context import Context
 
 if TYPE_CHECKING:
@@ -33,21 +34,9 @@ if TYPE_CHECKING:
     from chinwag._driver import Driver
     from chinwag._handler import Handler
 
-__all__ = ["Failure", "Runner", "RunnerTask", "current", "is_rooted", "log"]
+__all__ = ["Failure", "Runner", "RunnerTask", "is_rooted", "log"]
 
 log = logging.getLogger("chinwag")
-
-Call = tuple["Runner"]
-"""A call, or several that left nothing behind, of a runner. Told from others by identity."""
-
-calling: ContextVar[Call | None] = ContextVar("chinwag_calling", default=None)
-"""The call in which this code runs, or was started."""
-
-
-def current() -> Runner | None:
-    """Find the runner of the call in which this code runs, or was started, if that goes on."""
-    call = calling.get()
-    return call[0] if call is not None and call[0].call is call and call[0].batch else None
 
 
 class RunnerTask(asyncio.Task[None]):
@@ -129,7 +118,7 @@ class Failure:
         self._dead += 1
         self._reason = reason
         if self._by_seq is None:
-            of_call = (*self._batch, *self._batch.context)
+            of_call = (*self._batch, *self._batch._taken, *self._batch.context)
             failed = of_call if self._message is None else (self._message,)
             self._by_seq = {message._seq: message for message in failed}
         if message := self._by_seq.get(seq):
@@ -179,7 +168,7 @@ class Runner:
         """Resolved when there is a new batch, or no more."""
         self.task: RunnerTask
         self._driver = driver
-        self._caller = self._call_of(driver.handler)
+        self._caller = self._call()
         self._context: Context | None = None
         self._over = False
         self._variables = variables
@@ -191,7 +180,8 @@ class Runner:
         driver, task = self._driver, self.task
         call = self._caller
         # Only who is told of its call can have said something about it.
-        done = self._settled if driver.handler.takes_context else driver.done
+        takes_context = driver.handler.takes_context or driver.fallback is not None
+        done = self._settled if takes_context else driver.done
         batch = self.batch
         refs, weakrefs = self._alone
         values, token = self._renew()
@@ -255,15 +245,28 @@ class Runner:
     def end(self, reason: str) -> None:
         """Ask the call to end; what comes of it now counts for nothing."""
         self.decide(reason)
-        if self._driver.handler.is_async:
+        if self.handler.is_async:
             self.task.cancel()
+
+    @property
+    def handler(self) -> Handler:
+        """What it is calling."""
+        fallback = self._driver.fallback
+        if fallback is not None and self.batch and self.batch._fallback:
+            return fallback
+        return self._driver.handler
 
     def decide(self, reason: str) -> None:
         """Let nothing count that comes of the call from now on."""
         self.ending = reason
         self.task.touch(mark=False)
         if self._context is not None:
-            self._context._ending = reason
+            self._context._ending._set(reason)
+
+    def supersede(self) -> None:
+        """Tell the call that something waits behind it."""
+        if self._context is not None and self._context._superseded is not None:
+            self._context._superseded._set()
 
     def _renew(self) -> tuple[object, Call]:
         """Tell the next call from those before, also for what these have started.
@@ -296,10 +299,10 @@ class Runner:
         if self.ending == "timeout":
             self._driver.fail(batch, None, self.ending)
         elif self.ending is not None:
-            core._end(batch, "closed", None)
+            core._end(batch, _how(self.ending), None)
         elif getattr(self.task, _PENDING, False):
             # It cancelled itself and returned before that could reach it.
-            self._driver.fail(batch, asyncio.CancelledError(), "cancelled")
+            self._driver.put_back(batch, asyncio.CancelledError())
         else:
             try:
                 if self._context is not None:
@@ -315,13 +318,18 @@ class Runner:
     ) -> Batch[Any] | Literal[False] | None:
         """Settle a call that returned, as it said in its context; the next batch if wanted."""
         driver, context = self._driver, self._context
-        assert context is not None
+        if context is None:
+            return driver.done(batch, result) if more else driver.core._end(batch, None, result)
+        # A snooze is no success, and a call whose end is decided has none.
+        if context._buffer and context._snooze_s is None and driver.core._commit(batch):
+            context._flush()
         context._over = True
         if not context._failures and context._snooze_s is None:
             return driver.done(batch, result) if more else driver.core._end(batch, None, result)
         failures = []
         for place, error in context._failures.items():
-            failure = Failure(driver, batch, error, "failed", message=batch[place])
+            message = context._message(place)
+            failure = Failure(driver, batch, error, "failed", message=message)
             failures.append((place, failure))
         after = driver.core._part(batch, result, failures, context._snooze_s, more)
         for error in context._failures.values():  # now that the call itself has not failed
@@ -342,8 +350,15 @@ class Runner:
         after: Batch[Any] | Literal[False] | None
         if self.ending == "timeout":
             after = driver.fail(batch, None if cancelled else error, self.ending, more=more)
-        elif self.ending is not None or (cancelled and driver.is_ending()):
+        elif self.ending is not None:
+            after = driver.core._end(batch, _how(self.ending), None, more)
+        elif cancelled and driver.is_ending():
             after = driver.core._end(batch, "closed", None, more)
+        elif isinstance(error, KeyboardInterrupt | SystemExit):
+            driver.halt(type(error).__name__)
+            after = driver.put_back(batch, error)
+        elif cancelled and self.task.cancelling():
+            after = driver.put_back(batch, error, more=more)
         else:
             after = driver.fail(batch, error, "cancelled" if cancelled else "error", more=more)
         if self._over:
@@ -371,14 +386,28 @@ class Runner:
         task.forget()
         return False
 
+    def _call(self) -> Callable[[Batch[Any]], Awaitable[Any]]:
+        driver = self._driver
+        usual = self._call_of(driver.handler)
+        if driver.fallback is None:
+            return usual
+        fallback = self._call_of(driver.fallback)
+
+        def call(batch: Batch[Any]) -> Awaitable[Any]:
+            self._context = None
+            return fallback(batch) if batch._fallback else usual(batch)
+
+        return call
+
     def _call_of(self, handler: Handler) -> Callable[[Batch[Any]], Awaitable[Any]]:
         if not handler.is_async:
             return self._call_in_thread
         if not handler.takes_context:
-            return handler.function
+            function: Callable[[Batch[Any]], Awaitable[Any]] = handler.function
+            return function
 
         def call(batch: Batch[Any]) -> Awaitable[Any]:
-            self._context = context = Context(self._driver.core, batch)
+            self._context = context = Context(self._driver.core, batch, self._driver.emit_limit)
             awaitable: Awaitable[Any] = handler.function(batch, context)
             return awaitable
 
@@ -386,8 +415,8 @@ class Runner:
 
     async def _call_in_thread(self, batch: Batch[Any]) -> Any:
         """Call a plain function; a thread cannot be cancelled, so an end waits for it."""
-        handler, driver = self._driver.handler, self._driver
-        self._context = context = Context(driver.core, batch)
+        handler, driver = self.handler, self._driver
+        self._context = context = Context(driver.core, batch, driver.emit_limit)
         args = (batch, context) if handler.takes_context else (batch,)
         job = driver.loop.run_in_executor(
             driver.threads, copy_context().run, _outcome, handler.function, *args
@@ -396,12 +425,17 @@ class Runner:
             result, error = await asyncio.shield(job)
         except asyncio.CancelledError:
             if self.ending is None and not job.done():
-                context._ending = "cancelled"
+                context._ending._set("cancelled")
                 await asyncio.wait({job}, timeout=driver.grace_s)
             raise
         if error is not None:
             raise error
         return await result if inspect.isawaitable(result) else result
+
+
+def _how(ending: str) -> str:
+    """How a call is settled that was told to end: the engine knows what it has decided itself."""
+    return "closed" if ending == "closed" else "decided"
 
 
 def _outcome(function: Callable[..., Any], *args: object) -> tuple[Any, BaseException | None]:

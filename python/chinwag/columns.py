@@ -34,6 +34,8 @@ OPTIONS: Final = (
     "context",
     "ttl_s",
     "delay_s",
+    "background",
+    "on_busy",
 )
 
 

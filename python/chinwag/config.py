@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypedDict
 from chinwag._checks import show
 from chinwag._reading import parse, read
 from chinwag.errors import ConfigError
-from chinwag.settings import BY_SIZE, OF_THE_QUEUE, PARTS, part_of, plain
+from chinwag.settings import BY_SIZE, OF_THE_QUEUE, PARTS, check_policies, part_of, plain
 
 # Whoever imports `Config` finds its parts here too.
 from chinwag.settings import Band as Band
@@ -49,6 +49,7 @@ class Config:
                     f"{name}={show(value)}: must be a {part.__name__}; "
                     "for single settings use Config.of(...)"
                 )
+        check_policies(self.window, self.busy)
         for band in self.order.bands:
             self._check(band)
 
@@ -171,11 +172,13 @@ class Config:
 
     def _check(self, band: Band) -> None:
         """Check what a band says against the settings that it leaves as they are."""
+        made: dict[str, Any] = {}
         try:
             for name, part in PARTS.items():
                 names = part.__dataclass_fields__
                 if held := {key: v for key, v in band.settings.items() if key in names}:
-                    replace(getattr(self, name), **held)
+                    made[name] = replace(getattr(self, name), **held)
+            check_policies(made.get("window", self.window), made.get("busy", self.busy))
         except ConfigError as error:
             raise ConfigError(f"in the band from {band.size}: {error}") from None
 

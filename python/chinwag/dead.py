@@ -71,6 +71,7 @@ class DeadLetters(Generic[P]):
             batch_key=message.batch_key,
             flush=message.flush,
             standalone=message.standalone,
+            background=message.background,
         )
         self.drop(letter)
         return receipt

@@ -28,8 +28,8 @@ class Rejected(ChinwagError):  # noqa: N818
     """The message was not accepted and left no trace.
 
     Args:
-        reason: `duplicate`, `group_full`, `full`, `bypass_full`, `closed`; of a queue that cannot
-            go on also `loop_closed` or `forked`.
+        reason: `duplicate`, `busy`, `group_full`, `full`, `bypass_full`, `closed`; of a queue that
+            cannot go on also `loop_closed` or `forked`.
         depth: How many messages waited at that moment: in the group, in all when it is `full`,
             or how many bypassed the others when it is `bypass_full`.
     """
@@ -93,6 +93,10 @@ _WHY = {
     "duplicate": (
         "not accepted: its id waits, runs or was accepted within dedup_s ({depth} waiting in the "
         "group); treat it as delivered, or push it under another id"
+    ),
+    "busy": (
+        "not accepted: its lane is busy and on_busy is 'reject' ({depth} waiting in the group); "
+        "push it when the call has ended, or with another on_busy"
     ),
     "group_full": (
         "not accepted: the group has no room ({depth} waiting); push it later or raise "

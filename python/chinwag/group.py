@@ -58,6 +58,14 @@ class Group(Generic[P]):
         """See `Queue.stop`."""
         return self._queue.stop(self._name, sender)
 
+    def disable(self) -> bool:
+        """See `Queue.disable`."""
+        return self._queue.disable(self._name)
+
+    def enable(self) -> bool:
+        """See `Queue.enable`."""
+        return self._queue.enable(self._name)
+
     def flush(self, sender: str | None = None) -> int:
         """See `Queue.flush`."""
         return self._queue.flush(self._name, sender)
@@ -66,9 +74,9 @@ class Group(Generic[P]):
         """See `Queue.withdraw`."""
         return self._queue.withdraw(self._name, id)
 
-    def edit(self, id: str, payload: P) -> str:
+    def edit(self, id: str, payload: P, *, restart: bool = False) -> str:
         """See `Queue.edit`."""
-        return self._queue.edit(self._name, id, payload)
+        return self._queue.edit(self._name, id, payload, restart=restart)
 
     def typing(self, sender: str, on: bool = True) -> None:
         """See `Queue.typing`."""

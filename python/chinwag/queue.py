@@ -10,7 +10,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from chinwag import _core
 from chinwag._checks import real, show
@@ -79,6 +79,7 @@ class Queue(_core.Core[P]):
         self._driver: Driver | None = None
         self._listeners = Listeners(self)
         self._dead: DeadLetters[P] = DeadLetters(self, config.retry.dead_limit)
+        self._fallback: Handler | None = None
         self._on_error: Callable[[Batch[P], BaseException | None, int], object] | None = None
         self._forked = False
         _alive.add(self)
@@ -98,6 +99,23 @@ class Queue(_core.Core[P]):
         if self._handler is not None:
             raise RuntimeError("this queue has a handler already; it can have one")
         self._handler = Handler.of(function)
+        return function
+
+    def fallback(self, function: F) -> F:
+        """Register what is called for the messages of groups that are out of service.
+
+        Like a handler, it takes (batch) or (batch, ctx), and is a coroutine function or a plain
+        one; each batch has one message. See `disable`.
+
+        Raises:
+            TypeError: It is not callable, or takes neither (batch) nor (batch, ctx).
+            RuntimeError: There is one already, or the queue has been started.
+        """
+        if self._fallback is not None:
+            raise RuntimeError("this queue has a fallback already; it can have one")
+        if self._driver is not None:
+            raise RuntimeError("the queue has been started; register the fallback before that")
+        self._fallback = Handler.of(function)
         return function
 
     # Pushing.
@@ -121,6 +139,8 @@ class Queue(_core.Core[P]):
         context: bool = False,
         ttl_s: float | None = None,
         delay_s: float | None = None,
+        background: bool = False,
+        on_busy: Literal["enqueue", "inject", "interrupt", "rollback", "reject"] | None = None,
     ) -> _core.Receipt:
         """Accept a message, as `put_nowait` does, and wait for room if there is none.
 
@@ -145,10 +165,12 @@ class Queue(_core.Core[P]):
             context: See there. It never waits.
             ttl_s: See there.
             delay_s: See there.
+            background: See there.
+            on_busy: See there.
 
         Raises:
             QueueClosed: The queue has been closed, maybe while this waited.
-            Rejected: A message with this id is there, or was a moment ago.
+            Rejected: A message with this id is there, or was a moment ago; or its lane is busy.
             QueueFull: As many messages bypass the others as may.
             TypeError, ValueError: An argument cannot be taken.
         """
@@ -167,6 +189,8 @@ class Queue(_core.Core[P]):
             context,
             ttl_s,
             delay_s,
+            background,
+            on_busy,
         )
         ticket: int | None = None
         while True:
@@ -229,6 +253,30 @@ class Queue(_core.Core[P]):
             TypeError, ValueError: `name` cannot be the name of a group.
         """
         return Group(self, self._named(name))
+
+    # Groups out of service.
+
+    def disable(self, group: str) -> bool:
+        """Take a group out of service: hand its messages to the fallback, one by one.
+
+        Running calls end first. Then whatever waits there, what backs off and the context too, and
+        all that comes, goes to `@queue.fallback` in push order, each message in a call of its own;
+        windows and policies are ignored. One that fails is `dead`. Nothing is lost or reordered.
+
+        Args:
+            group: It need not exist yet.
+
+        Returns:
+            Whether that changed something.
+
+        Raises:
+            RuntimeError: There is no fallback.
+        """
+        if self._fallback is None:
+            raise RuntimeError(
+                "there is nobody to hand the messages to; register a fallback: @queue.fallback"
+            )
+        return self._disable(group)
 
     # Settings of groups.
 
@@ -315,7 +363,9 @@ class Queue(_core.Core[P]):
         driver = Driver(
             self,
             self._handler,
+            fallback=self._fallback,
             grace_s=busy.cancel_grace_s,
+            emit_limit=busy.emit_limit,
             threads=limits.max_concurrent or _MOST_THREADS,
             listeners=self._listeners,
             retry=self._config.retry,

@@ -144,8 +144,49 @@ class Window:
 class Busy:
     """What a new message does to the running call of its lane."""
 
-    on_busy: Literal["enqueue"] = "enqueue"
-    """`enqueue`: the call goes on, and the message is in the next batch. Default `enqueue`."""
+    on_busy: Literal["enqueue", "inject", "interrupt", "rollback", "reject"] = "enqueue"
+    """`enqueue`: the call goes on, and the message is in the next batch. `inject`: it is offered in
+    `ctx.inbox` besides. `interrupt`: when its window becomes due, the call is ended, and what
+    becomes of its messages says `interrupted`. `rollback`: the same, and what the call saved and
+    emitted is as if it had never been. `reject`: it is refused with reason `busy`. A message can
+    say otherwise for itself. Default `enqueue`.
+    """
+
+    interrupted: Literal["merge", "resume", "abandon"] = "merge"
+    """What becomes of an interrupted batch. `merge`: it is handed over again, as one batch with
+    what interrupted it. `resume`: it is handed over again by itself, right after the
+    interrupting call. `abandon`: it ends. Default `merge`.
+    """
+
+    interrupt_within_s: float | None = None
+    """A message interrupts only if it comes within so long of the newest one of the running batch.
+    Set it to `back_to_back_s` to be interrupted by follow-ups only. Default none.
+    """
+
+    max_interrupts: int = 8
+    """How often the handling of a message is put off by interruptions and preemptions, at most;
+    then its call goes on to its end. 0: no call is. Default 8.
+    """
+
+    preempt_margin: float | None = None
+    """In a full group, a waiting batch that leads by so many points ends the lowest call of another
+    lane, whose batch goes back. Costs handler time twice; set it where ranks mean urgency. Default
+    none: no batch does.
+    """
+
+    inject_limit: int | None = None
+    """How many messages `ctx.inbox.take()` gives at a time. Default none."""
+
+    saved_ttl_s: float = 600.0
+    """How long `ctx.previous` remembers a call that did not complete. Default 600."""
+
+    emit_limit: int = 1_000
+    """How many items of a call are kept for streams that have not read them, and for
+    `ctx.previous`; under `rollback` how many it may hold until it commits. Default 1,000.
+    """
+
+    hold_background: bool = False
+    """Start no call for background messages; they wait until it is off. Default off."""
 
     cancel_grace_s: float = 5.0
     """How long a call that was asked to end may take for it; after that its result counts for
@@ -154,7 +195,22 @@ class Busy:
     """
 
     def __post_init__(self) -> None:
-        _checks.choice(self, "on_busy", later=("inject", "interrupt", "rollback", "reject"))
+        _checks.choice(self, "on_busy", "interrupted")
+        _checks.seconds(self, "interrupt_within_s", optional=True)
+        _checks.count(self, "max_interrupts", least=0)
+        if self.preempt_margin is not None:
+            _checks.between(
+                self,
+                "preempt_margin",
+                least=1e-6,
+                most=_MOST_POINTS,
+                what="points above 0",
+                hint="leave it out for no preemption",
+            )
+        _checks.count(self, "inject_limit", least=1, optional=True)
+        _checks.seconds(self, "saved_ttl_s", endless=True)
+        _checks.count(self, "emit_limit", least=1)
+        _checks.flag(self, "hold_background")
         _checks.seconds(self, "cancel_grace_s", endless=True)
 
 
@@ -545,6 +601,28 @@ def unknown(noun: str, key: str, known: list[str]) -> str:
     return f"unknown {noun} {show(key)}; {hint}"
 
 
+def check_policies(window: Window, busy: Busy) -> None:
+    """Refuse policies that could never be served (rules B2, W10)."""
+    interrupts = busy.on_busy in ("interrupt", "rollback")
+    if window.lanes == "message":
+        if busy.on_busy == "inject":
+            raise ConfigError(
+                "on_busy='inject' with lanes='message': every message is a lane of its own, so no "
+                "call has an inbox; use another policy, or lanes='sender'"
+            )
+        if interrupts and busy.interrupted == "merge":
+            raise ConfigError(
+                f"on_busy={busy.on_busy!r} with lanes='message' and interrupted='merge': every "
+                "message is a batch of its own; set interrupted to 'resume' or 'abandon'"
+            )
+    elif interrupts and busy.interrupted == "merge" and (window.max_batch or 2) <= 1:
+        raise ConfigError(
+            f"on_busy={busy.on_busy!r} with max_batch={window.max_batch:g} and "
+            "interrupted='merge': two messages never fit one batch, so nothing would interrupt; "
+            "raise max_batch, or set interrupted to 'resume' or 'abandon'"
+        )
+
+
 def plain(settings: Mapping[str, Any]) -> dict[str, Setting]:
     """Read the values of settings by themselves, in the order of the configuration."""
     read: dict[str, Setting] = {}
@@ -612,7 +690,7 @@ _MOST_BANDS: Final = 255
 
 OF_THE_QUEUE: Final = frozenset(
     {
-        *("cancel_grace_s", "bands", "size_by", "size_window_s", "fair_by"),
+        *("cancel_grace_s", "emit_limit", "bands", "size_by", "size_window_s", "fair_by"),
         *("max_concurrent", "rate", "capacity", "max_bypass", "idle_group_s", "close_timeout_s"),
         *("seed", "no_retry", "retry_if", "dead_limit"),
     }

@@ -243,7 +243,7 @@ class Stats:
     back_to_back_groups: int
     """Calls whose batch was back-to-back or a burst."""
     interruptions: int = 0
-    """Calls that were ended for a newer message."""
+    """Calls that were ended for a newer message of their lane, or for an edited one."""
 
     waiting: int
     """Messages accepted and not yet in a call."""
@@ -262,6 +262,12 @@ class Stats:
     """Calls that failed."""
     fenced: int = 0
     """Calls that did not end within `cancel_grace_s` when they were asked to."""
+    preemptions: int = 0
+    """Calls that were ended for a batch of another lane."""
+    put_back: int = 0
+    """Calls that somebody else cancelled, and whose messages went back."""
+    injected: int = 0
+    """Messages that running calls took from their inbox."""
     bursts: int = 0
     """Those of `back_to_back_groups` whose batch was a burst."""
     ends: Mapping[str, int] = field(default_factory=dict)
@@ -273,7 +279,7 @@ class Stats:
     strategies: Mapping[str, StrategyStats] = field(default_factory=dict)
     """What was started under each strategy."""
     refused: Mapping[str, int] = field(default_factory=dict)
-    """Refused pushes by reason: `duplicate`, `group_full`, `full`, `bypass_full`, `closed`."""
+    """Refused pushes by reason: `duplicate`, `busy`, `group_full`, `full`, `bypass_full`, ..."""
     closed_by: Mapping[str, int] = field(default_factory=dict)
     """Windows by what made them due: `quiet`, `max_wait`, `size`, ..."""
     forgotten_groups: int = 0

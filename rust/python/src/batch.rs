@@ -1,6 +1,6 @@
 //! What a handler gets: one thin object per call, whose messages are made when somebody looks.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use chinwag_engine as engine;
 use chinwag_engine::{ClosedBy, Kind, Lanes, LeaseId, MessageName, Points, Seq, Size, Time};
@@ -13,9 +13,10 @@ use pyo3::types::{PyIterator, PyList, PyString, PyTuple};
 
 use crate::explain;
 use crate::message::Message;
-use crate::scheduler::Payload;
+use crate::scheduler::{Payload, lock};
 
 /// A call, copied out of the engine under its lock.
+#[allow(clippy::struct_excessive_bools)] // what is known of it
 pub(crate) struct Call {
     pub(crate) lease: LeaseId,
     group: CompactString,
@@ -24,6 +25,10 @@ pub(crate) struct Call {
     attempt: u32,
     lanes: Lanes,
     bypass: bool,
+    resumed: bool,
+    fallback: bool,
+    buffers: bool,
+    saved: Option<Payload>,
     entries: Entries,
     beside: Option<Box<Beside>>,
 }
@@ -50,6 +55,7 @@ impl Entries {
 }
 
 /// A message, copied likewise.
+#[allow(clippy::struct_excessive_bools)] // each is a wish of its own
 pub(crate) struct Entry {
     pub(crate) payload: Payload,
     pub(crate) seq: u64,
@@ -59,6 +65,7 @@ pub(crate) struct Entry {
     pub(crate) flush: bool,
     pub(crate) standalone: bool,
     pub(crate) real_time: bool,
+    pub(crate) background: bool,
     pub(crate) options: Option<Box<Options>>,
 }
 
@@ -73,7 +80,7 @@ pub(crate) struct Options {
 }
 
 impl Entry {
-    fn of(py: Python<'_>, message: &engine::BatchMessage<'_, Payload>) -> Self {
+    pub(crate) fn of(py: Python<'_>, message: &engine::BatchMessage<'_, Payload>) -> Self {
         let plain = message.id.is_none()
             && message.at.is_none()
             && message.batch_key.is_none()
@@ -88,6 +95,7 @@ impl Entry {
             flush: message.flush,
             standalone: message.standalone,
             real_time: message.real_time,
+            background: message.background,
             options: (!plain).then(|| {
                 Box::new(Options {
                     id: message.id.map(Into::into),
@@ -148,6 +156,10 @@ impl Call {
             attempt: batch.attempt(),
             lanes: batch.lanes(),
             bypass: batch.is_bypass(),
+            resumed: batch.resumed(),
+            fallback: batch.is_fallback(),
+            buffers: batch.is_transaction(),
+            saved: batch.saved().map(|saved| saved.clone_ref(py)),
             entries,
             beside: Beside::of(py, batch),
         })
@@ -171,6 +183,8 @@ pub struct Batch {
     queue: u32,
     group: OnceLock<Py<PyString>>,
     messages: OnceLock<Py<PyTuple>>,
+    /// Messages that the call took while it ran.
+    taken: Mutex<Vec<Entry>>,
     context: OnceLock<Py<PyTuple>>,
 }
 
@@ -181,18 +195,43 @@ impl Batch {
             queue,
             group: OnceLock::new(),
             messages: OnceLock::new(),
+            taken: Mutex::default(),
             context: OnceLock::new(),
         }
     }
 
-    /// Its messages by their place in the push order, those of its context too.
+    /// Its messages by their place in the push order, those of its context and those taken too.
     pub(crate) fn seqs(&self) -> impl Iterator<Item = u64> {
-        self.call.seqs()
+        let taken: Vec<_> = lock(&self.taken).iter().map(|entry| entry.seq).collect();
+        self.call.seqs().chain(taken)
+    }
+
+    /// Messages that have become part of the call; as a handler sees them.
+    pub(crate) fn take<'py>(
+        &self,
+        py: Python<'py>,
+        entries: Vec<Entry>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let made = self.make(py, &entries)?;
+        lock(&self.taken).extend(entries);
+        Ok(made)
+    }
+
+    /// How many messages the call has now.
+    pub(crate) fn grown(&self) -> usize {
+        self.entries().len() + lock(&self.taken).len()
+    }
+
+    /// Its lease, if it is of that queue.
+    pub(crate) fn lease_in(&self, queue: u32) -> Option<LeaseId> {
+        (self.queue == queue).then_some(self.call.lease)
     }
 
     /// The place in the push order of the message at a place of the batch.
     pub(crate) fn seq(&self, place: usize) -> Option<Seq> {
-        let entry = self.entries().get(place)?;
+        let (entries, taken) = (self.entries(), lock(&self.taken));
+        let entry = entries.get(place);
+        let entry = entry.or_else(|| taken.get(place - entries.len()))?;
         Some(Seq::from_u64(entry.seq))
     }
 
@@ -208,13 +247,25 @@ impl Batch {
                 _ if self.call.bypass => self.last().seq == seq,
                 Lanes::Group => true,
                 Lanes::Sender => self.last().sender == sender,
-                Lanes::Message => self.entries().iter().any(|entry| entry.seq == seq),
+                Lanes::Message => self.seqs().any(|own| own == seq),
             }
     }
 
     fn context_entries(&self) -> &[Entry] {
         let beside = self.call.beside.as_ref();
         beside.map_or(&[], |beside| &beside.context)
+    }
+
+    pub(crate) fn make<'py>(
+        &self,
+        py: Python<'py>,
+        entries: &[Entry],
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let made: PyResult<Vec<_>> = entries
+            .iter()
+            .map(|entry| Py::new(py, Message::new(entry.copy(py), &self.call.group)))
+            .collect();
+        PyTuple::new(py, made?)
     }
 
     /// Messages as Python sees them, the same each time.
@@ -227,11 +278,7 @@ impl Batch {
         if let Some(kept) = kept.get() {
             return Ok(kept.bind(py).clone());
         }
-        let made: PyResult<Vec<_>> = entries
-            .iter()
-            .map(|entry| Py::new(py, Message::new(entry.copy(py), &self.call.group)))
-            .collect();
-        let made = PyTuple::new(py, made?)?.unbind();
+        let made = self.make(py, entries)?.unbind();
         let kept = kept.get_or_init_py_attached(py, || made);
         Ok(kept.bind(py).clone())
     }
@@ -305,6 +352,34 @@ impl Batch {
     #[getter]
     fn _attempt(&self) -> u32 {
         self.call.attempt
+    }
+
+    #[getter]
+    fn _taken<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let taken = lock(&self.taken);
+        let taken: Vec<_> = taken.iter().map(|entry| entry.copy(py)).collect();
+        self.make(py, &taken)
+    }
+
+    #[getter]
+    fn _resumed(&self) -> bool {
+        self.call.resumed
+    }
+
+    #[getter]
+    fn _fallback(&self) -> bool {
+        self.call.fallback
+    }
+
+    #[getter]
+    fn _buffers(&self) -> bool {
+        self.call.buffers
+    }
+
+    #[getter]
+    fn _saved<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        let saved = self.call.saved.as_ref()?;
+        Some(saved.bind(py).clone())
     }
 
     #[getter]
@@ -383,6 +458,12 @@ impl Batch {
         for entry in self.entries().iter().chain(self.context_entries()) {
             visit.call(&entry.payload)?;
         }
+        if let Ok(taken) = self.taken.try_lock() {
+            for entry in taken.iter() {
+                visit.call(&entry.payload)?;
+            }
+        }
+        visit.call(&self.call.saved)?;
         visit.call(self.group.get())?;
         // Messages that were made hold the payloads too.
         visit.call(self.messages.get())?;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
-use chinwag_engine::{Ended, Failure, LeaseId, Outcome};
+use chinwag_engine::{Ended, Engine, Failure, LeaseId, LeaseLost, Outbox, Outcome, Time};
 use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
@@ -19,6 +19,8 @@ pub(crate) enum Ending {
     Parted(Outcome<Payload>, Vec<Failure<Payload>>),
     /// In a word, and whether trying again may help.
     Failed(&'static str, bool),
+    /// Somebody cancelled it whom the engine had not told to.
+    PutBack,
     Abandoned,
 }
 
@@ -83,10 +85,15 @@ impl Inner {
                     };
                     engine.settle(now, lease, outcome, out)
                 }
+                Ending::PutBack => {
+                    let error = outcome.map(|outcome| outcome.clone().unbind());
+                    engine.settle(now, lease, Outcome::Cancelled { error }, out)
+                }
                 Ending::Abandoned => engine.abandon_call(now, lease, out),
             };
             let dead = scheduler.take_dead(batch.seqs());
-            if !over {
+            let ended = out.ended.iter().filter(|it| it.lease == Some(lease));
+            if !over || ended.count() < batch.grown() {
                 self.receipts.rest(py, batch.seqs()); // before they can be in another call
             }
             // On a manual clock whatever happens at one instant comes before its starts (rule T1).
@@ -113,6 +120,23 @@ impl Inner {
         }
     }
 
+    /// What the context of a call asks of the engine; false: its lease is lost.
+    pub(crate) fn of_call(
+        &self,
+        py: Python<'_>,
+        batch: &Bound<'_, Batch>,
+        ask: impl FnOnce(
+            &mut Engine<Payload>,
+            Time,
+            LeaseId,
+            &mut Outbox<Payload>,
+        ) -> Result<(), LeaseLost>,
+    ) -> PyResult<bool> {
+        let lease = batch.get().lease_id();
+        let answer = self.control(py, |engine, now, out| ask(engine, now, lease, out))?;
+        Ok(answer.is_ok())
+    }
+
     /// Ends the calls of all batches but these. Returns how many.
     pub(crate) fn abandon_calls(
         &self,
@@ -131,7 +155,7 @@ impl Inner {
     }
 
     fn hand_out<'py>(&self, py: Python<'py>, call: Call) -> PyResult<Bound<'py, Batch>> {
-        self.receipts.run(py, call.seqs());
+        self.receipts.run(py, call.seqs())?;
         Bound::new(py, Batch::new(call, self.number))
     }
 }

@@ -11,7 +11,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Entry};
 use crate::calls::Ending;
 use crate::clock::ManualClock;
 use crate::inner::{FORKED, Inner, LOOP_LOST};
@@ -53,10 +53,12 @@ impl Core {
     #[pyo3(
         signature = (group, sender, payload, *, id = None, at = None, real_time = None, rank = None,
                      size = None, batch_key = None, quiet_s = None, flush = None, standalone = None,
-                     bypass = None, context = None, ttl_s = None, delay_s = None),
+                     bypass = None, context = None, ttl_s = None, delay_s = None, background = None,
+                     on_busy = None),
         text_signature = "($self, group, sender, payload, *, id=None, at=None, real_time=False, \
                           rank=0, size=1, batch_key=None, quiet_s=None, flush=False, \
-                          standalone=False, bypass=False, context=False, ttl_s=None, delay_s=None)"
+                          standalone=False, bypass=False, context=False, ttl_s=None, delay_s=None, \
+                          background=False, on_busy=None)"
     )]
     #[allow(clippy::too_many_arguments)] // they are the message's
     fn put_nowait(
@@ -78,6 +80,8 @@ impl Core {
         context: Option<Bound<'_, PyAny>>,
         ttl_s: Option<Bound<'_, PyAny>>,
         delay_s: Option<Bound<'_, PyAny>>,
+        background: Option<Bound<'_, PyAny>>,
+        on_busy: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Py<Receipt>> {
         let wish = Wish {
             id,
@@ -93,6 +97,8 @@ impl Core {
             context,
             ttl_s,
             delay_s,
+            background,
+            on_busy,
         };
         let inner = self.inner()?;
         match inner.put(py, group, sender, payload, &wish, Attempt::First, None)? {
@@ -186,16 +192,22 @@ impl Core {
         Ok(if done { "done" } else { "too_late" })
     }
 
+    #[pyo3(
+        signature = (group, id, payload, *, restart = None),
+        text_signature = "($self, group, id, payload, *, restart=False)"
+    )]
     fn edit(
         &self,
         py: Python<'_>,
         group: &Bound<'_, PyAny>,
         id: &Bound<'_, PyAny>,
         payload: Payload,
+        restart: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<&'static str> {
         let (group, id) = (arguments::name("group", group)?, arguments::name("id", id)?);
+        let restart = restart.map_or(Ok(false), |restart| arguments::flag("restart", restart))?;
         let edited = self.usable()?.control(py, |engine, now, out| {
-            engine.edit(now, group, id, payload, false, out)
+            engine.edit(now, group, id, payload, restart, out)
         })?;
         Ok(if edited.is_ok() { "done" } else { "too_late" })
     }
@@ -256,6 +268,9 @@ impl Core {
     ) -> PyResult<bool> {
         let group = arguments::name("group", group)?;
         let profile = profile(given)?;
+        if crate::inner::interrupts(&profile) {
+            self.usable()?.interrupts.store(true, Ordering::Relaxed);
+        }
         let configured = self.usable()?.control(py, |engine, now, out| {
             engine.configure(now, group, profile, out)
         })?;
@@ -328,6 +343,18 @@ impl Core {
         let sender = arguments::optional_name("sender", sender)?;
         self.usable()?
             .control(py, |engine, now, out| engine.stop(now, group, sender, out))
+    }
+
+    fn _disable(&self, py: Python<'_>, group: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let group = arguments::name("group", group)?;
+        self.usable()?
+            .control(py, |engine, now, out| engine.disable(now, group, out))
+    }
+
+    fn enable(&self, py: Python<'_>, group: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let group = arguments::name("group", group)?;
+        self.usable()?
+            .control(py, |engine, now, out| engine.enable(now, group, out))
     }
 
     #[pyo3(signature = (group, sender = None))]
@@ -418,6 +445,7 @@ impl Core {
             Some("closed") => Ending::Abandoned,
             Some("error") => Ending::Failed("error", retry),
             Some("cancelled") => Ending::Failed("cancelled", retry),
+            Some("decided" | "put_back") => Ending::PutBack,
             Some(reason) => return Err(PyValueError::new_err(format!("reason={reason:?}"))),
         };
         self.inner()?.settle(py, batch.get(), ending, outcome, more)
@@ -454,13 +482,118 @@ impl Core {
         arguments::seconds("seconds", seconds).map(|_| ())
     }
 
-    /// From here on nothing interrupts the call; False: its lease is lost.
+    /// From here on nothing interrupts the call; False: its lease is lost, or about to be.
     fn _commit(&self, py: Python<'_>, batch: &Bound<'_, Batch>) -> PyResult<bool> {
+        self.inner()?.of_call(py, batch, Engine::commit)
+    }
+
+    /// Delays interruptions from now on, or no longer; False: its lease is lost, or about to be.
+    fn _shield(&self, py: Python<'_>, batch: &Bound<'_, Batch>, on: bool) -> PyResult<bool> {
+        self.inner()?.of_call(py, batch, |engine, now, lease, out| {
+            engine.shield(now, lease, on, out)
+        })
+    }
+
+    /// Keeps a state for the next call; False: its lease is lost.
+    fn _save(&self, py: Python<'_>, batch: &Bound<'_, Batch>, state: Payload) -> PyResult<bool> {
         let lease = batch.get().lease_id();
-        let committed = self
+        let saved = self
             .inner()?
-            .control(py, |engine, now, out| engine.commit(now, lease, out))?;
-        Ok(committed.is_ok())
+            .operate(py, |engine, _, out| engine.save(lease, state, out))?;
+        Ok(saved.is_ok())
+    }
+
+    /// Keeps what the call puts out for the next one; False: its lease is lost.
+    fn _emit(&self, py: Python<'_>, batch: &Bound<'_, Batch>, all: Payload) -> PyResult<bool> {
+        let lease = batch.get().lease_id();
+        let kept = self
+            .inner()?
+            .operate(py, |engine, _, out| engine.keep_emitted(lease, all, out))?;
+        Ok(kept.is_ok())
+    }
+
+    /// Receipts of its messages that somebody holds.
+    fn _receipts(&self, py: Python<'_>, batch: &Bound<'_, Batch>) -> PyResult<Vec<Py<Receipt>>> {
+        Ok(self.inner()?.receipts.held(py, batch.get().seqs()))
+    }
+
+    /// Whether the messages of the call would go back if somebody cancelled it.
+    fn _would_go_back(&self, batch: &Bound<'_, Batch>) -> PyResult<bool> {
+        let scheduler = lock(&self.inner()?.scheduler);
+        Ok(scheduler.engine.would_go_back(batch.get().lease_id()))
+    }
+
+    /// Whether its lease is not lost.
+    fn _holds(&self, batch: &Bound<'_, Batch>) -> PyResult<bool> {
+        let scheduler = lock(&self.inner()?.scheduler);
+        Ok(scheduler.engine.batch(batch.get().lease_id()).is_some())
+    }
+
+    /// Status, saved state and what was put out of the lane's last call that did not complete.
+    #[allow(clippy::type_complexity)]
+    fn _previous(
+        &self,
+        py: Python<'_>,
+        batch: &Bound<'_, Batch>,
+    ) -> PyResult<Option<(&'static str, Option<Payload>, Option<Payload>)>> {
+        let scheduler = lock(&self.inner()?.scheduler);
+        let found = scheduler.engine.previous(batch.get().lease_id());
+        Ok(found.map(|found| {
+            let copy = |state: Option<&Payload>| state.map(|state| state.clone_ref(py));
+            (found.status, copy(found.saved), copy(found.emitted))
+        }))
+    }
+
+    /// Whether something waits behind the call in its lane; None: its lease is lost.
+    fn _superseded(&self, py: Python<'_>, batch: &Bound<'_, Batch>) -> PyResult<Option<bool>> {
+        let lease = batch.get().lease_id();
+        let found = self
+            .inner()?
+            .look(py, |engine, now, out| engine.superseded(now, lease, out))?;
+        Ok(found.ok())
+    }
+
+    /// What the call could take now; None: its lease is lost.
+    fn _inbox<'py>(
+        &self,
+        py: Python<'py>,
+        batch: &Bound<'py, Batch>,
+    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let lease = batch.get().lease_id();
+        let found = self.inner()?.look(py, |engine, now, out| {
+            engine.inbox_with(now, lease, |message| Entry::of(py, &message), out)
+        })?;
+        let found = found.ok();
+        found
+            .map(|entries| batch.get().make(py, &entries))
+            .transpose()
+    }
+
+    /// Takes some of that; None: its lease is lost.
+    fn _take<'py>(
+        &self,
+        py: Python<'py>,
+        batch: &Bound<'py, Batch>,
+        most: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let most = most
+            .map(|most| arguments::count("limit", most))
+            .transpose()?;
+        let (inner, call) = (self.inner()?, batch.get());
+        let lease = call.lease_id();
+        let taken = inner.control(py, |engine, now, out| {
+            engine.take(now, lease, most, out).ok()?;
+            let messages = engine.batch(lease)?;
+            let messages = messages.messages().skip(call.grown());
+            Some(messages.map(|message| Entry::of(py, &message)).collect())
+        })?;
+        let Some(taken): Option<Vec<Entry>> = taken else {
+            return Ok(None);
+        };
+        inner
+            .receipts
+            .run(py, taken.iter().map(|entry| entry.seq))?;
+        call.take(py, taken).map(Some)
     }
 
     /// Calls to be asked to end, with the reason, or to be given up, with None; and which messages of

@@ -57,6 +57,10 @@ pub(crate) fn metrics<'py>(py: Python<'py>, metrics: &Metrics) -> PyResult<Bound
     figures.set_item("calls", metrics.started)?;
     figures.set_item("failed_calls", metrics.failed_calls)?;
     figures.set_item("fenced", metrics.fenced)?;
+    figures.set_item("interruptions", metrics.interruptions)?;
+    figures.set_item("preemptions", metrics.preemptions)?;
+    figures.set_item("put_back", metrics.put_back)?;
+    figures.set_item("injected", metrics.injected)?;
     figures.set_item("back_to_back", metrics.back_to_back)?;
     figures.set_item("bursts", metrics.burst)?;
     figures.set_item("forgotten_groups", metrics.forgotten_groups)?;

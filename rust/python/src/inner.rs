@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chinwag_engine::{End, Ended, Engine, Intake, Outbox, Time};
+use chinwag_engine::{End, Ended, Engine, Intake, OnBusy, Outbox, Profile, Time};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -27,6 +27,8 @@ pub(crate) struct Inner {
     pub(crate) waker: Mutex<Option<Py<PyAny>>>,
     /// The driver has been asked to look and has not looked since.
     pub(crate) woken: AtomicBool,
+    /// Messages of some group may interrupt: pushes have to say from which call they come.
+    pub(crate) interrupts: AtomicBool,
     /// Somebody wants events.
     pub(crate) observed: AtomicBool,
     pub(crate) life: AtomicU8,
@@ -48,6 +50,7 @@ impl Inner {
         clock: Option<&Bound<'_, ManualClock>>,
     ) -> PyResult<Self> {
         let profile = profile(given)?;
+        let interrupts = interrupts(&profile);
         let number = QUEUES.fetch_add(1, Ordering::Relaxed);
         let engine = Engine::new(profile);
         let inner = Self {
@@ -58,6 +61,7 @@ impl Inner {
             receipts: Receipts::new(number, one_thread_at_a_time(py)?),
             waker: Mutex::new(None),
             woken: AtomicBool::new(false),
+            interrupts: AtomicBool::new(interrupts),
             observed: AtomicBool::new(false),
             life: AtomicU8::new(ALIVE),
         };
@@ -172,6 +176,13 @@ impl Inner {
         };
         error::closed(py, reason, depth)
     }
+}
+
+/// Whether messages that follow these settings may interrupt.
+pub(crate) fn interrupts(profile: &Profile) -> bool {
+    let bands = profile.bands.iter().map(|band| &band.settings);
+    let mut all = bands.chain([&profile.settings]);
+    all.any(|it| matches!(it.on_busy, OnBusy::Interrupt | OnBusy::Rollback))
 }
 
 /// Tells failures what is dead of them, and why.

@@ -101,6 +101,11 @@ impl Message {
     }
 
     #[getter]
+    fn background(&self) -> bool {
+        self.entry.background
+    }
+
+    #[getter]
     fn rank(&self) -> f64 {
         self.options().map_or(0.0, |options| options.rank.as_f64())
     }

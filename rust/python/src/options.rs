@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use chinwag_engine as engine;
-use chinwag_engine::{Points, Size};
+use chinwag_engine::{OnBusy, Points, Size};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::arguments;
+use crate::settings::POLICIES;
 
 /// The options of a push, each as it came: as what is asked for, or as a column of that.
 pub(crate) struct Options<T> {
@@ -24,6 +25,8 @@ pub(crate) struct Options<T> {
     pub(crate) context: T,
     pub(crate) ttl_s: T,
     pub(crate) delay_s: T,
+    pub(crate) background: T,
+    pub(crate) on_busy: T,
 }
 
 /// What one push asks for; none where it says nothing.
@@ -46,6 +49,8 @@ impl<T> Options<T> {
             context: find("context")?,
             ttl_s: find("ttl_s")?,
             delay_s: find("delay_s")?,
+            background: find("background")?,
+            on_busy: find("on_busy")?,
         })
     }
 
@@ -67,6 +72,8 @@ impl<T> Options<T> {
             context: each(&self.context)?,
             ttl_s: each(&self.ttl_s)?,
             delay_s: each(&self.delay_s)?,
+            background: each(&self.background)?,
+            on_busy: each(&self.on_busy)?,
         })
     }
 }
@@ -99,7 +106,9 @@ impl Wish<'_> {
             real_time: flag("real_time", self.real_time.as_ref())?,
             context: flag("context", self.context.as_ref())?,
             bypass: flag("bypass", self.bypass.as_ref())?,
-            ..engine::Options::default()
+            background: flag("background", self.background.as_ref())?,
+            on_busy: self.on_busy.as_ref().map(policy).transpose()?,
+            inside: None,
         };
         if let Err(why) = fit_together(&options) {
             return Err(PyValueError::new_err(why));
@@ -110,6 +119,17 @@ impl Wish<'_> {
 
 /// Which wishes contradict each other (rule T4).
 pub(crate) fn fit_together(options: &engine::Options) -> Result<(), &'static str> {
+    let beside = options.bypass || options.context;
+    if beside && options.background {
+        return Err(
+            "background=True with bypass or context: neither waits in a lane; leave one of them out",
+        );
+    }
+    if beside && options.on_busy.is_some() {
+        return Err(
+            "on_busy with bypass or context: neither meets the call of its lane; leave one of them out",
+        );
+    }
     match (options.bypass, options.context, options.delay.is_some()) {
         (true, true, _) => Err(
             "bypass=True with context=True: a message either starts at once or waits for the next \
@@ -138,6 +158,29 @@ pub(crate) fn own_id(id: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Box<str>>
         )));
     }
     Ok(Some(id.into()))
+}
+
+/// What is wrong with a policy that could never be served (rule B2).
+pub(crate) fn unserved(options: &engine::Options) -> PyErr {
+    let own = POLICIES.iter().find(|it| Some(it.1) == options.on_busy);
+    let word = own.map_or("?", |(word, _)| *word);
+    let why = match options.on_busy {
+        Some(OnBusy::Rollback) => {
+            "its group does not buffer what calls put out; give the group on_busy='rollback', or \
+             leave it out"
+        }
+        Some(OnBusy::Inject) => "under lanes='message' no call has an inbox; leave it out",
+        _ if options.standalone => {
+            "under interrupted='merge' a standalone message fits no batch with another; leave one of \
+             them out, or give the group interrupted='resume' or 'abandon'"
+        }
+        _ if options.background => "background messages interrupt nothing; leave one of them out",
+        _ => {
+            "under interrupted='merge' it would need a batch of more than one message; give the group \
+             a larger max_batch, or interrupted='resume' or 'abandon'"
+        }
+    };
+    PyValueError::new_err(format!("on_busy={word:?}: {why}"))
 }
 
 /// Whether a message would ever be handed over in a group with this `max_wait` (rule W6).
@@ -169,6 +212,24 @@ fn delay(value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
         ));
     }
     Ok(delay.filter(|delay| !delay.is_zero()))
+}
+
+/// A policy by its word.
+fn policy(value: &Bound<'_, PyAny>) -> PyResult<OnBusy> {
+    let word: Option<String> = value.extract().ok();
+    let found = POLICIES
+        .iter()
+        .find(|(name, _)| word.as_deref() == Some(name));
+    found.map(|&(_, policy)| policy).ok_or_else(|| {
+        let words: Vec<_> = POLICIES.iter().map(|(name, _)| *name).collect();
+        let shown = value
+            .repr()
+            .map_or_else(|_| "?".into(), |shown| shown.to_string());
+        PyValueError::new_err(format!(
+            "on_busy={shown}: must be one of {}, or be left out",
+            words.join(", ")
+        ))
+    })
 }
 
 fn flag(what: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {

@@ -1,15 +1,19 @@
 //! The ways in: one message, or rows of them.
 
-use chinwag_engine::{Accepted, Attempt, Engine, Options, Refusal, Refused, Ticket, Time};
+use std::sync::atomic::Ordering;
+
+use chinwag_engine::{Accepted, Attempt, Engine, LeaseId, Options, Refusal, Refused, Ticket, Time};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use crate::arguments;
+use crate::batch::Batch;
 use crate::columns::{self, Row};
 use crate::error;
 use crate::inner::Inner;
 use crate::options::{self, Wish};
 use crate::receipt::{Names, Receipt, Told};
-use crate::scheduler::Payload;
+use crate::scheduler::{Payload, lock};
 
 /// What the engine says to a push.
 type Pushed = Result<Accepted, Refused<Payload>>;
@@ -33,7 +37,10 @@ impl Inner {
             options::fits_group(&options, || self.max_wait(room))?;
             PyResult::Ok((room, arguments::name("sender", sender)?, options))
         };
-        let (room, who, options) = read().map_err(|wrong| self.closed_or(py, wrong))?;
+        let (room, who, mut options) = read().map_err(|wrong| self.closed_or(py, wrong))?;
+        if self.interrupts.load(Ordering::Relaxed) || options.on_busy.is_some() {
+            options.inside = self.call_in_which(py)?;
+        }
         let receipt = self.receipts.blank(py)?;
         let now = self.clock.now();
         let names = || Names {
@@ -48,6 +55,18 @@ impl Inner {
                     .push_as(attempt, now, room, who, payload, options)
             };
             self.receipts.accept(py, &receipt, push, told)
+        };
+        let ask = |attempt, payload, options| {
+            let (pushed, before) = self.schedule(py, None, |scheduler, _, out| {
+                let engine = &mut scheduler.engine;
+                let pushed = engine.push(now, attempt, room, who, payload, options, out);
+                let accepted = pushed.as_ref().ok();
+                let before =
+                    accepted.map(|accepted| self.receipts.adopt(py, &receipt, told(accepted)));
+                (pushed, before)
+            })?;
+            drop(before); // with nothing locked
+            PyResult::Ok(pushed)
         };
         let pushed = match ticket {
             None => push(attempt, payload, options),
@@ -66,7 +85,7 @@ impl Inner {
         };
         let pushed = match pushed {
             Ok(accepted) if !accepted.crowded && !accepted.evicted => pushed,
-            pushed => self.make_room(py, pushed, push)?,
+            pushed => self.make_room(py, (pushed, attempt), push, ask)?,
         };
         let accepted = match pushed {
             Ok(accepted) => accepted,
@@ -88,6 +107,9 @@ impl Inner {
             let rows = read()?;
             for row in &rows {
                 options::fits_group(&row.options, || self.max_wait(&row.group))?;
+                if row.options.on_busy.is_some() && !self.serves(&row.group, &row.options) {
+                    return Err(options::unserved(&row.options));
+                }
             }
             PyResult::Ok(rows)
         };
@@ -116,10 +138,15 @@ impl Inner {
             self.intake
                 .push_as(attempt, now, &group, &sender, payload, options)
         };
+        let ask = |attempt, payload, options| {
+            self.operate(py, |engine, _, out| {
+                engine.push(now, attempt, &group, &sender, payload, options, out)
+            })
+        };
         let pushed = push(Attempt::First, row.payload, row.options);
         match pushed {
             Ok(accepted) if !accepted.crowded => Ok(pushed),
-            pushed => self.make_room(py, pushed, push),
+            pushed => self.make_room(py, (pushed, Attempt::First), push, ask),
         }
     }
 
@@ -128,10 +155,18 @@ impl Inner {
     fn make_room(
         &self,
         py: Python<'_>,
-        pushed: Pushed,
+        (pushed, attempt): (Pushed, Attempt),
         push: impl FnOnce(Attempt, Payload, Options) -> Pushed,
+        ask: impl FnOnce(Attempt, Payload, Options) -> PyResult<Pushed>,
     ) -> PyResult<Pushed> {
         let pushed = match pushed {
+            Err(refused) if refused.stale && refused.reason == Refusal::Busy => {
+                let attempt = match attempt {
+                    Attempt::First => Attempt::Last, // what could make room has been done by then
+                    attempt => attempt,
+                };
+                ask(attempt, refused.payload, *refused.options)?
+            }
             Err(refused) if refused.stale => {
                 self.operate(py, Engine::make_room)?;
                 push(Attempt::Last, refused.payload, *refused.options)
@@ -148,6 +183,23 @@ impl Inner {
         Ok(pushed)
     }
 
+    /// The call of this queue in which this code runs, or was started, if that goes on.
+    fn call_in_which(&self, py: Python<'_>) -> PyResult<Option<LeaseId>> {
+        static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let current = CURRENT.get_or_try_init(py, || {
+            let found = py.import("chinwag._calling")?.getattr("current_batch")?;
+            PyResult::Ok(found.unbind())
+        })?;
+        let batch = current.bind(py).call0()?;
+        let batch = batch.cast::<Batch>().ok();
+        Ok(batch.and_then(|batch| batch.get().lease_in(self.number)))
+    }
+
+    /// Whether a group could do with a message what its own policy asks for.
+    fn serves(&self, group: &str, options: &Options) -> bool {
+        lock(&self.scheduler).engine.serves(group, options)
+    }
+
     /// A refusal, to be raised.
     #[cold]
     pub(crate) fn refuse(&self, py: Python<'_>, refused: &Refused<Payload>) -> PyErr {
@@ -157,6 +209,7 @@ impl Inner {
         }
         match refused.reason {
             Refusal::Closed => self.closed(py, refused.depth),
+            Refusal::Unserved => options::unserved(&refused.options),
             reason => error::rejected(py, reason, refused.depth),
         }
     }

@@ -33,6 +33,8 @@ pub(crate) struct Told {
     place: Place,
     /// Futures of those that await it.
     waiters: Vec<Py<PyAny>>,
+    /// What streams read from, once there is one.
+    feed: Option<Py<PyAny>>,
 }
 
 /// The message's names as its pusher gave them.
@@ -94,11 +96,13 @@ impl Receipt {
         std::mem::replace(&mut *lock(&self.told), told)
     }
 
-    pub(crate) fn run(&self) {
+    /// A call of it begins. Gives back what its streams read from, if there is one.
+    pub(crate) fn run(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         let mut told = lock(&self.told);
         if matches!(told.place, Place::Waiting | Place::Retrying) {
             told.place = Place::Running;
         }
+        told.feed.as_ref().map(|feed| feed.clone_ref(py))
     }
 
     /// Its call is over; unless it ends with that, there will be another.
@@ -181,6 +185,23 @@ impl Receipt {
         format!("<Receipt {} in {group:?}: {}>", self.id(py), self.state())
     }
 
+    fn stream<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        static STREAM: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        STREAM
+            .import(slf.py(), "chinwag.stream", "Stream")?
+            .call1((slf,))
+    }
+
+    /// What its streams read from; made when first asked for.
+    #[getter]
+    fn _feed<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        static FEED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let made = FEED.import(py, "chinwag.stream", "Feed")?.call0()?;
+        let mut told = lock(&self.told);
+        let feed = told.feed.get_or_insert_with(|| made.clone().unbind());
+        Ok(feed.bind(py).clone())
+    }
+
     /// Keeps a future that is to be resolved at the end; false: the end has come.
     fn _attach(&self, future: Py<PyAny>) -> bool {
         let mut told = lock(&self.told);
@@ -189,6 +210,12 @@ impl Receipt {
             told.waiters.push(future);
         }
         open
+    }
+
+    /// Whether its message has.
+    #[getter]
+    fn _ended(&self) -> bool {
+        matches!(lock(&self.told).place, Place::Ended(_))
     }
 
     /// Forgets a future that nobody waits for any more.
@@ -249,6 +276,7 @@ impl Receipt {
             visit.call(&names.sender)?;
             visit.call(&names.id)?;
         }
+        visit.call(&told.feed)?;
         if let Place::Ended(ending) = &told.place {
             visit.call(&ending.outcome)?;
         }
@@ -264,7 +292,7 @@ impl Receipt {
                     Place::Ended(ending) => ending.outcome.take(),
                     _ => None,
                 };
-                (place, std::mem::take(&mut told.waiters))
+                (place, told.feed.take(), std::mem::take(&mut told.waiters))
             }
             Err(_) => return,
         };

@@ -87,23 +87,40 @@ impl Receipts {
     }
 
     /// Messages whose call begins.
-    pub(crate) fn run(&self, py: Python<'_>, seqs: impl Iterator<Item = u64>) {
-        self.each(py, seqs, Receipt::run);
+    pub(crate) fn run(&self, py: Python<'_>, seqs: impl Iterator<Item = u64>) -> PyResult<()> {
+        let mut feeds = Vec::new();
+        self.each(py, seqs, |receipt| feeds.extend(receipt.get().run(py)));
+        for feed in feeds {
+            feed.call_method0(py, "take_over")?; // what was read is of an earlier call
+        }
+        Ok(())
+    }
+
+    /// Those that somebody holds.
+    pub(crate) fn held(&self, py: Python<'_>, seqs: impl Iterator<Item = u64>) -> Vec<Py<Receipt>> {
+        let mut held = Vec::new();
+        self.each(py, seqs, |receipt| held.push(receipt.clone_ref(py)));
+        held
     }
 
     /// Messages whose call is over, and that may not have ended with it.
     pub(crate) fn rest(&self, py: Python<'_>, seqs: impl Iterator<Item = u64>) {
-        self.each(py, seqs, Receipt::rest);
+        self.each(py, seqs, |receipt| receipt.get().rest());
     }
 
-    fn each(&self, py: Python<'_>, seqs: impl Iterator<Item = u64>, tell: fn(&Receipt)) {
+    fn each(
+        &self,
+        py: Python<'_>,
+        seqs: impl Iterator<Item = u64>,
+        mut tell: impl FnMut(&Py<Receipt>),
+    ) {
         let kept = lock(&self.kept);
         let Some(last) = self.open_last(py, &kept) else {
             return;
         };
         for seq in seqs {
             if let Some(receipt) = kept.find(last, seq) {
-                tell(receipt.get());
+                tell(receipt);
             }
         }
     }

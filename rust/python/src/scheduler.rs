@@ -82,6 +82,9 @@ impl Scheduler {
         self.missed += out.events.len().saturating_sub(room) as u64;
         self.events.extend(out.events.drain(..).take(room));
         let ending = out.ending.drain(..);
+        let superseded = out.superseded.drain(..);
+        self.endings
+            .extend(superseded.map(|lease| (lease, Some("superseded"))));
         self.endings
             .extend(ending.map(|(lease, reason)| (lease, Some(reason))));
         self.endings

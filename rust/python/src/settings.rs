@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chinwag_engine::{
-    Band, FairBy, Jitter, Keep, Lanes, Overflow, Points, Profile, Rate, Settings, Size, SizeBy,
-    Strategy, Weight,
+    Band, FairBy, Interrupted, Jitter, Keep, Lanes, OnBusy, Overflow, Points, Profile, Rate,
+    Settings, Size, SizeBy, Strategy, Weight,
 };
 use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::prelude::*;
@@ -72,6 +72,23 @@ fn settings(flat: &Bound<'_, PyDict>) -> PyResult<Settings> {
         quiet_when_idle: flat.value("quiet_when_idle")?,
         quiet_when_busy: flat.value("quiet_when_busy")?,
         typing_expires: flat.span("typing_expires_s")?,
+        on_busy: flat.word("on_busy", &POLICIES)?,
+        interrupted: flat.word(
+            "interrupted",
+            &[
+                ("merge", Interrupted::Merge),
+                ("resume", Interrupted::Resume),
+                ("abandon", Interrupted::Abandon),
+            ],
+        )?,
+        interrupt_within: flat.optional_span("interrupt_within_s")?,
+        max_interrupts: flat.value("max_interrupts")?,
+        preempt_margin: flat
+            .value::<Option<f64>>("preempt_margin")?
+            .map(Points::from_f64),
+        inject_limit: flat.value("inject_limit")?,
+        saved_ttl: flat.span("saved_ttl_s")?,
+        hold_background: flat.value("hold_background")?,
         real_time: flat.points("real_time")?,
         back_to_back_points: flat.points("back_to_back")?,
         burst_points: flat.points("burst")?,
@@ -118,9 +135,17 @@ fn settings(flat: &Bound<'_, PyDict>) -> PyResult<Settings> {
         )?,
         size_window: flat.span("size_window_s")?,
         idle_group: flat.span("idle_group_s")?,
-        ..Settings::default()
     })
 }
+
+/// What a message does that finds its lane busy, by its word.
+pub(crate) const POLICIES: [(&str, OnBusy); 5] = [
+    ("enqueue", OnBusy::Enqueue),
+    ("inject", OnBusy::Inject),
+    ("interrupt", OnBusy::Interrupt),
+    ("rollback", OnBusy::Rollback),
+    ("reject", OnBusy::Reject),
+];
 
 fn word<T: Copy>(key: &str, given: &str, words: &[(&str, T)]) -> PyResult<T> {
     let found = words.iter().find(|(word, _)| *word == given);

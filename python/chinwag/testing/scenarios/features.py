@@ -16,19 +16,7 @@ from chinwag.testing.scenarios import behaviour
 from chinwag.testing.scenarios.format import Json, Scenario
 
 MISSING: dict[str, str] = {
-    "background": "background messages (B9)",
-    "inject": "on_busy='inject' (B1)",
-    "inject_limit": "inject_limit (B1)",
-    "interrupt": "on_busy='interrupt' (B2)",
-    "interrupt_merge": "interrupted='merge' (B4)",
-    "interrupt_quiet": "an interrupt that waits for a pause (B3)",
-    "interrupt_victim": "the choice of the call to interrupt (B6)",
-    "no_interrupt_flag": "on_busy of one message (B)",
     "persistence": "a store and a restart from it",
-    "reject": "on_busy='reject' (B)",
-    "resume": "interrupted='resume' (B4)",
-    "rollback": "on_busy='rollback' (H6)",
-    "state": "ctx.save (H4)",
     # An application's own `if`, and its own summary: chinwag cannot express them, so they stay.
     "filter": "messages that an application leaves out",
     "overflow_digest": "a digest of what was evicted",

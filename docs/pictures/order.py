@@ -7,25 +7,24 @@ Each example is a queue on virtual time with room for one call at a time. Whenev
 `Queue.explain` is asked where everybody stands; nothing here computes who should be next.
 """
 
-import argparse
 import asyncio
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from drawing import FOLDER, MINUS, ROOT, figure, joined, main, svg
+
 from chinwag import Batch, Queue
 from chinwag.explain import Explanation, WaitingBatch
 from chinwag.testing import Clock, run
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "order.md"
-FOLDER = ROOT / "docs" / "pictures"
 
 Push: TypeAlias = tuple[float, str, str] | tuple[float, str, str, dict[str, Any]]
 """When, who, what it is called, and how."""
@@ -129,8 +128,8 @@ class Claim:
         return round(self.score + self.other, 6)
 
     def __str__(self) -> str:
-        sign = "+" if self.aging else _MINUS
-        return f"{_points(self.score)} {sign} {_points(abs(self.other))} = {_points(self.key)}"
+        sign = "+" if self.aging else MINUS
+        return f"{figure(self.score)} {sign} {figure(abs(self.other))} = {figure(self.key)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +215,7 @@ def table(example: Example, starts: Sequence[Start]) -> str:
     for start in starts:
         cells = [str(start.claims.get(name, "")) for name in names]
         cells[names.index(start.name)] = f"**{start.claims[start.name]}**"
-        lines.append(f"| {_points(start.at)} s | {' | '.join(cells)} | {start.call} |")
+        lines.append(f"| {figure(start.at)} s | {' | '.join(cells)} | {start.call} |")
     return "\n".join(lines)
 
 
@@ -225,21 +224,9 @@ def picture(example: Example, starts: Sequence[Start]) -> str:
     names = example.names()
     end = max(start.at + start.seconds for start in starts)
     width, height = _LEFT + end * example.second_s + _RIGHT, _TOP + len(names) * _LANE + _BOTTOM
-    labels = f'width="{width:g}" height="{height:g}" role="img" aria-labelledby="t d"'
     picture = _Picture(example, starts, names, end)
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" {labels}>',
-        f'<title id="t">{escape(example.title)}</title>',
-        f'<desc id="d">{escape(picture.told())}</desc>',
-        f"<style>{_STYLE}</style>",
-        f'<rect class="page" width="{width:g}" height="{height:g}" rx="6"/>',
-        f'<text class="title" x="12" y="22">{escape(example.title)}</text>',
-        *picture.axis(),
-        *(line for name in names for line in picture.lane(name)),
-        f'<text class="note" x="12" y="{height - 10:g}">{escape(picture.legend())}</text>',
-        "</svg>",
-    ]
-    return "\n".join(lines) + "\n"
+    lines = [*picture.axis(), *(line for name in names for line in picture.lane(name))]
+    return svg(example.title, picture.told(), (width, height), lines, legend=picture.legend())
 
 
 @dataclass(frozen=True)
@@ -255,7 +242,7 @@ class _Picture:
         for at in [start.at for start in self.starts] + [self.end]:
             x = self.x(at)
             yield f'<path class="grid" d="M{x:g} {_TOP - 4}V{bottom:g}"/>'
-            yield f'<text class="note at" x="{x:g}" y="{_TOP - 9}">{_points(at)}</text>'
+            yield f'<text class="note at" x="{x:g}" y="{_TOP - 9}">{figure(at)}</text>'
         yield f'<text class="note" x="12" y="{_TOP - 9}">seconds</text>'
 
     def lane(self, name: str) -> Iterator[str]:
@@ -269,7 +256,7 @@ class _Picture:
             (at, calls[call].at if call in calls else self.end) for call, at in arrivals.items()
         )
         yield f'<text class="name" x="12" y="{middle + 4:g}">{escape(name)}</text>'
-        for begin, until in _spans(spans):
+        for begin, until in joined(spans):
             yield f'<path class="wait" d="M{self.x(begin):g} {middle:g}H{self.x(until):g}"/>'
         for at in dict.fromkeys(arrivals.values()):
             y = middle + _BAR / 2 + 4
@@ -287,7 +274,7 @@ class _Picture:
             if claim := start.claims.get(name):
                 which = "next" if start.name == name else "key"
                 y = middle - _BAR / 2 - 4
-                yield f'<text class="{which}" x="{x + 2:g}" y="{y:g}">{_points(claim.key)}</text>'
+                yield f'<text class="{which}" x="{x + 2:g}" y="{y:g}">{figure(claim.key)}</text>'
 
     def x(self, at: float) -> float:
         """Where a moment is."""
@@ -298,7 +285,7 @@ class _Picture:
         key = (
             "score + age"
             if self.starts[0].claims[self.starts[0].name].aging
-            else f"score {_MINUS} standing"
+            else f"score {MINUS} standing"
         )
         return (
             f"dot: writes · dashes: waits · number: {key} when a call starts, the largest is next"
@@ -307,24 +294,8 @@ class _Picture:
     def told(self) -> str:
         """The picture in words."""
         return "; ".join(
-            f"{_points(start.at)} s: {start.name} ({start.call})" for start in self.starts
+            f"{figure(start.at)} s: {start.name} ({start.call})" for start in self.starts
         )
-
-
-def _spans(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Join what overlaps."""
-    joined: list[tuple[float, float]] = []
-    for begin, end in sorted(spans):
-        if joined and begin <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        elif begin < end:
-            joined.append((begin, end))
-    return joined
-
-
-def _points(points: float) -> str:
-    # Two digits tell all keys of the examples apart; a test sees to that.
-    return f"{points + 0:.2f}".rstrip("0").rstrip(".").replace("-", _MINUS)
 
 
 def made() -> dict[Path, str]:
@@ -347,43 +318,8 @@ def filled(page: str, name: str, table: str) -> str:
     return between.sub(lambda _: f"{begin}\n{table}\n{end}", page)
 
 
-def main() -> int:
-    """Write pictures and tables, or compare them with those that are there."""
-    parser = argparse.ArgumentParser(description="Draw the pictures and tables of docs/order.md.")
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if it would")
-    check = parser.parse_args().check
-    files = made()
-    stale = [
-        path
-        for path, text in files.items()
-        if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
-    if check:
-        for path in stale:
-            print(f"{path.relative_to(ROOT)} is not what a run gives", file=sys.stderr)
-        return 1 if stale else 0
-    for path in stale:
-        path.write_text(files[path], encoding="utf-8", newline="\n")
-    return 0
-
-
-_MINUS = "\N{MINUS SIGN}"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 28, 48, 34
 _LANE, _BAR = 48, 20
 
-# Its own ground, so that it can be read whatever the page around it looks like.
-_STYLE = (
-    "text{font:12px ui-sans-serif,system-ui,sans-serif;fill:#1f2328}"
-    ".page{fill:#fff;stroke:#d1d9e0}.title,.name,.next{font-weight:600}"
-    ".note,.key{fill:#59636e;font-size:11px}.next{font-size:11px}"
-    ".grid{stroke:#d1d9e0;stroke-dasharray:2 3}"
-    ".wait{stroke:#818b98;stroke-width:2;stroke-dasharray:5 3}"
-    ".here{fill:#59636e}.call{fill:#fff;font-weight:600}.call,.at{text-anchor:middle}"
-    ".c0{fill:#0969a8}.c1{fill:#a84300}.c2{fill:#0f7a55}.c3{fill:#7d4bb0}"
-    "@media (prefers-color-scheme:dark){text{fill:#f0f6fc}.page{fill:#151b23;stroke:#3d444d}"
-    ".note,.key{fill:#9198a1}.grid{stroke:#3d444d}.wait{stroke:#656c76}.here{fill:#9198a1}"
-    ".call{fill:#fff}}"
-)
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("Draw the pictures and tables of docs/order.md.", made))

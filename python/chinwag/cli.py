@@ -188,7 +188,7 @@ def _replay_options(command: F) -> F:
                 metavar="SECONDS",
                 default="0.3-2",
                 show_default=True,
-                help="How long a simulated call takes: 1.5, 0.3-2 (evenly between), or "
+                help="How long a simulated call takes: 1.5, 0.3-2 or 0.3,2 (evenly between), or "
                 "exp:1.2 (exponential, by its mean).",
             ),
             click.option(
@@ -264,16 +264,45 @@ def demo(ctx: click.Context, /, speed: float, **options: Any) -> None:
     show_default=True,
     help="How many times faster than recorded; max takes no real time for waiting.",
 )
+@click.option(
+    "--policies",
+    is_flag=True,
+    help="Compare what the busy policies come to, instead of replaying once; see above.",
+)
 @_replay_options
 @click.pass_context
-def replay(ctx: click.Context, /, files: tuple[str, ...], speed: float, **options: Any) -> None:
+def replay(
+    ctx: click.Context,
+    /,
+    files: tuple[str, ...],
+    speed: float,
+    policies: bool,
+    **options: Any,
+) -> None:
     """Replay your own recordings, one after the other.
 
     FILES are .csv, .jsonl or .npz with the columns ts_ms (or t_s in seconds, or at as a date),
     group and sender. With --speed max, time is virtual: a year passes in seconds, and waits are
     exact. Otherwise settings are durations of the room: at a speed of 60, --quiet-s 2 is a
     thirtieth of a second.
-    """
+
+    --policies replays each recording once for every busy policy, on virtual time, with calls that
+    take as long for the same message under each. quiet_s is 0, except in one row, where it is 2
+    unless given. Under inject a call takes what is in its inbox before it answers, thinks about
+    that, and looks again; under resume it begins anew. Its columns:
+
+    \b
+    calls per turn  Calls made, those that were ended included. A turn is what
+                    somebody writes in a row: each message within
+                    back_to_back_s of their one before in the group, whoever
+                    writes in between.
+    answers         Calls that returned: each has posted one.
+    to half a turn  Which part of them had not all messages of every turn that
+                    they were about.
+    unanswered      Messages in no answer: refused, or abandoned.
+    added wait      From a turn's last answered message until the call that
+                    answered it got it: at its start, or from its inbox.
+    """  # noqa: D301 - what click reads is that very sign
     from chinwag import traces
 
     config = _config(options["config_file"], {}, _given(options))
@@ -287,7 +316,88 @@ def replay(ctx: click.Context, /, files: tuple[str, ...], speed: float, **option
                 f"{trace.name}: not in the order of time; {trace.moved:,} rows were moved",
                 err=True,
             )
+    if policies:
+        _check_policies(speed)
+        ctx.exit(_compare(loaded, config, options))
     ctx.exit(_present(([_replay(t, config, speed, options)] for t in loaded), options["form"]))
+
+
+def _check_policies(speed: float) -> None:
+    """Refuse what says nothing beside --policies."""
+    ctx = click.get_current_context()
+    for key in ("on_busy", "interrupted"):
+        if ctx.get_parameter_source(key) is not _DEFAULT:
+            flag = key.replace("_", "-")
+            raise click.UsageError(f"--{flag} is what --policies compares; leave one of them out")
+    if speed != math.inf:
+        raise click.UsageError("--policies takes no real time; leave --speed out")
+
+
+def _compare(loaded: list[Trace], config: Config, options: Mapping[str, Any]) -> int:
+    """Measure every policy on each recording, print a table for each; return the exit code."""
+    from chinwag.policies import COLUMNS, Comparison
+    from chinwag.replay import run
+
+    form, limit = options["form"], options["limit"]
+    for number, trace in enumerate(loaded):
+        comparison = Comparison(
+            trace=trace if limit is None else trace.head(limit),
+            base=config,
+            handler_s=options["handler_s"],
+            flush_mentions=options["flush_mentions"],
+        )
+        turns = comparison.turns()
+        rows = []
+        try:
+            for trial in comparison.trials():
+                with _live([trial]):
+                    run(trial)
+                rows.append(trial.row(turns))
+        except ConfigError as error:
+            raise _BadInput(f"not every policy can be had with these settings: {error}") from None
+        except Imbalance as error:
+            raise click.ClickException(f"the books do not balance: {error}") from None
+        except KeyboardInterrupt:
+            return _INTERRUPTED
+        if form == "json":
+            click.echo(json.dumps(comparison.as_dict(turns, rows), allow_nan=False))
+            continue
+        if number:
+            click.echo()
+        _print_table(
+            comparison.caption(turns),
+            COLUMNS,
+            [row.cells() for row in rows],
+            markdown=form == "markdown",
+        )
+    return 0
+
+
+def _print_table(
+    caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool
+) -> None:
+    """Print a table whose first column says what the others are about."""
+    if markdown:
+        click.echo(f"{caption}\n")
+        _head(columns, left=1)
+        for row in rows:
+            _row(row)
+        return
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for number, title in enumerate(columns):
+        table.add_column(
+            title,
+            justify="right" if number else "left",
+            no_wrap=not number,
+            min_width=max(map(len, (*title.split(), *(row[number] for row in rows)))),
+        )
+    for row in rows:
+        table.add_row(*row)
+    out = _out()
+    out.print(caption, soft_wrap=True)
+    out.print(table)
 
 
 @cli.command

@@ -44,7 +44,7 @@ class HandlerTime:
 
     @classmethod
     def parse(cls, text: str) -> HandlerTime:
-        """Read `1.5` (always), `0.3-2` (evenly between) or `exp:1.2` (exponential, by its mean).
+        """Read `1.5` (always), `0.3-2` or `0.3,2` (evenly between), or `exp:1.2` (by its mean).
 
         Raises:
             ConfigError: It is none of these.
@@ -52,7 +52,7 @@ class HandlerTime:
         match = re.fullmatch(rf"exp:({_NUMBER})", text)
         if match and float(match[1]) <= _LONGEST_S:
             return cls(mean_s=float(match[1]))
-        if match := re.fullmatch(rf"({_NUMBER})(?:-({_NUMBER}))?", text):
+        if match := re.fullmatch(rf"({_NUMBER})(?:[-,]({_NUMBER}))?", text):
             low_s, high_s = float(match[1]), float(match[2] or match[1])
             if low_s <= high_s <= _LONGEST_S:
                 return cls(low_s=low_s, high_s=high_s)

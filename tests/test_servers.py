@@ -37,7 +37,9 @@ from chinwag import Batch, Queue
 from chinwag.events import Event, MessageAccepted
 from chinwag.testing import RecordingHandler
 
-ROOM = Path(__file__).parents[1] / "examples" / "fastapi_room.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOM = EXAMPLES / "fastapi_room.py"
+LLM_ROOM = EXAMPLES / "llm_room.py"
 LOOPBACK = "127.0.0.1"
 # Only a test that fails waits as long.
 WATCHDOG_S = 30
@@ -135,7 +137,11 @@ def assert_all_done(queue: Queue[Any], messages: int) -> None:
 @pytest.fixture
 def room() -> Any:
     """The example's module, as new."""
-    spec = importlib.util.spec_from_file_location("fastapi_room", ROOM)
+    return loaded(ROOM)
+
+
+def loaded(example: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(example.stem, example)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -361,7 +367,10 @@ def test_what_is_no_text_is_passed_over(room: Any) -> None:
 @pytest.mark.parametrize(
     ("sent", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)], ids=["INT", "TERM"]
 )
-def test_the_program_ends_cleanly_on_a_signal(sent: signal.Signals, code: int) -> None:
+@pytest.mark.parametrize("example", [ROOM, LLM_ROOM], ids=lambda example: example.stem)
+def test_the_program_ends_cleanly_on_a_signal(
+    example: Path, sent: signal.Signals, code: int
+) -> None:
     """Uvicorn raises the signal again once it has shut down; hence the code."""
 
     async def converse(address: str, stop: Callable[[], None]) -> None:
@@ -371,11 +380,12 @@ def test_the_program_ends_cleanly_on_a_signal(sent: signal.Signals, code: int) -
 
             stop()
 
-            assert await line_of(ann, "bot") == "@ann: you said goodbye"
+            said = await (line_of(ann, "bot") if example == ROOM else spoken(ann))
+            assert said == "@ann: you said goodbye"
             assert await close_code(ann) == 1012
 
     with subprocess.Popen(
-        [sys.executable, "-X", "dev", ROOM],
+        [sys.executable, "-X", "dev", example],
         env={**os.environ, "PORT": "0"},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -395,6 +405,184 @@ def test_the_program_ends_cleanly_on_a_signal(sent: signal.Signals, code: int) -
 
     assert program.returncode == code
     assert [word for word in ("Traceback", "ERROR", "destroyed", "Warning") if word in said] == []
+
+
+# The example with a language model.
+
+
+class Gate:
+    """A model that thinks until it is told to speak."""
+
+    def __init__(self) -> None:
+        self.asked: asyncio.Queue[list[str]] = asyncio.Queue()
+        self.may_speak = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+
+    async def think(self, said: list[str]) -> list[str]:
+        self.asked.put_nowait(said)
+        await self.may_speak.wait()
+        return said
+
+    async def speak(self, words: list[str]) -> AsyncIterator[str]:
+        for word in words:
+            yield word
+        await self.may_end.wait()
+
+
+@pytest.fixture
+def llm_room() -> Any:
+    """The example's module, with a model in a hurry."""
+    module = loaded(LLM_ROOM)
+    module.model = module.Model(0.01, 0.02)
+    return module
+
+
+async def spoken(member: ClientConnection) -> str:
+    """Read on until the bot has said an answer, and listen to nothing else."""
+    words: dict[str, list[str]] = {}
+    while True:
+        line = json.loads(await member.recv())
+        if line["sender"] != "bot":
+            continue
+        said = words.setdefault(line["answer"], [])
+        if line["state"] == "done":
+            return " ".join(said)
+        said.append(line["text"])
+
+
+def test_a_model_speaks_word_by_word(llm_room: Any) -> None:
+    async def main() -> None:
+        async with (
+            serving(llm_room.app, llm_room.Server) as served,
+            entering(served.address, "ann") as ann,
+            entering(served.address, "bob") as bob,
+        ):
+            await ann.send("hey")
+
+            assert [await spoken(member) for member in (ann, bob)] == ["@ann: you said hey"] * 2
+
+    run(main())
+    assert_all_done(llm_room.queue, 1)
+
+
+def test_who_goes_on_while_it_thinks_gets_one_answer(llm_room: Any) -> None:
+    """Nobody reads anything of the call that was ended, and the answer is said once."""
+    llm_room.model = gate = Gate()
+
+    async def main() -> None:
+        async with (
+            serving(llm_room.app, llm_room.Server) as served,
+            entering(served.address, "ann") as ann,
+        ):
+            await ann.send("can you")
+            assert await gate.asked.get() == ["can you"]
+            await ann.send("call bob?")
+            assert await gate.asked.get() == ["can you", "call bob?"]
+
+            gate.may_speak.set()
+
+            assert await spoken(ann) == "@ann: can you call bob?"
+            await ann.send("thanks")
+            assert await spoken(ann) == "@ann: thanks"
+
+    run(main())
+    assert_all_done(llm_room.queue, 3)
+    assert llm_room.queue.stats().interruptions == 1
+
+
+def test_nothing_interrupts_it_once_it_speaks(llm_room: Any) -> None:
+    llm_room.model = gate = Gate()
+    gate.may_speak.set()
+    gate.may_end.clear()
+
+    async def main() -> None:
+        async with (
+            serving(llm_room.app, llm_room.Server) as served,
+            entering(served.address, "ann") as ann,
+        ):
+            await ann.send("can you")
+            assert [await line_of(ann, "bot") for _ in range(2)] == ["@ann:", "can you"]
+            await ann.send("call bob?")
+            await line_of(ann, "ann")
+
+            gate.may_end.set()
+
+            assert await spoken(ann) == ""  # it has said all
+            assert await spoken(ann) == "@ann: call bob?"
+
+    run(main())
+    assert llm_room.queue.stats().interruptions == 0
+
+
+def test_members_do_not_interrupt_each_other(llm_room: Any) -> None:
+    llm_room.model = gate = Gate()
+
+    async def main() -> None:
+        async with (
+            serving(llm_room.app, llm_room.Server) as served,
+            entering(served.address, "ann") as ann,
+            entering(served.address, "bob") as bob,
+        ):
+            await ann.send("hey")
+            await gate.asked.get()
+            await bob.send("hello")
+            await gate.asked.get()
+
+            gate.may_speak.set()
+
+            assert {await spoken(ann), await spoken(ann)} == {"@ann: hey", "@bob: hello"}
+
+    run(main())
+    assert llm_room.queue.stats().interruptions == 0
+
+
+def test_what_is_left_unanswered_is_said(llm_room: Any) -> None:
+    llm_room.model = gate = Gate()
+
+    async def main() -> None:
+        async with (
+            serving(llm_room.app, llm_room.Server) as served,
+            entering(served.address, "ann") as ann,
+        ):
+            await ann.send("hey")
+            await gate.asked.get()
+
+            llm_room.queue.stop("den")
+
+            while "abandoned" not in await line_of(ann, "*"):
+                pass
+
+    run(main())
+
+
+def test_a_model_answers_before_its_room_closes(llm_room: Any) -> None:
+    llm_room.model = gate = Gate()
+
+    async def main() -> None:
+        async with (
+            serving(llm_room.app, llm_room.Server) as served,
+            entering(served.address, "ann") as ann,
+        ):
+            await ann.send("goodbye")
+            await gate.asked.get()
+
+            served.begin_to_stop()
+            gate.may_speak.set()
+
+            assert await spoken(ann) == "@ann: goodbye"
+            assert await close_code(ann) == 1012
+        assert llm_room.readers == set()
+
+    run(main())
+    assert_all_done(llm_room.queue, 1)
+
+
+def test_a_model_takes_as_long_as_is_drawn(llm_room: Any) -> None:
+    drawn = [llm_room.Model(seed=3).half_s() for _ in range(2)]
+
+    assert drawn[0] == drawn[1]
+    assert 0.25 <= drawn[0] <= 1.5
 
 
 # Starlette.

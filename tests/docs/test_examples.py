@@ -21,7 +21,7 @@ PRINTED = {
     "webhook_threads.py": ["200 messages handled, 200 were duplicates"],
 }
 # These print nothing and end on a signal: tests/test_servers.py runs them and talks to them.
-SERVERS = {"fastapi_room.py"}
+SERVERS = {"fastapi_room.py", "llm_room.py"}
 
 
 @pytest.mark.parametrize(("script", "printed"), PRINTED.items())

@@ -1,5 +1,6 @@
 //! A call has ended: what becomes of its messages (section F).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::engine::{Engine, Outbox};
@@ -7,7 +8,7 @@ use crate::held::Held;
 use crate::ids::{GroupId, LaneId, MessageId};
 use crate::lease::{Fate, Heir, Lease, LeaseId, LeaseLost, Outcome, TIMEOUT};
 use crate::ledger::End;
-use crate::message::{Flag, Place};
+use crate::message::{Flag, Messages, Place};
 use crate::saved::Saved;
 use crate::settings::Lanes;
 use crate::{Seq, Time};
@@ -290,24 +291,24 @@ impl<P> Engine<P> {
         out: &mut Outbox<P>,
     ) {
         let group = lease.group;
-        let mut failed = Vec::new();
+        let failures = failures.into_iter().rev(); // of two for one message the first counts
+        let mut errors: HashMap<_, _> = failures.map(|it| (it.seq, it.error)).collect();
         let mut held = lease.put_back(lease.attempt, self.now);
-        for Failure { seq, error } in failures {
-            let message = self.messages.chain(Some(held.first));
-            let found = message
-                .filter(|_| held.messages > 0)
-                .find(|&id| self.messages[id].seq() == seq);
-            if let Some(message) = found {
-                self.split_off(&mut held, |other, _| other == message);
-                failed.push((seq, message, error.map(Arc::new)));
-            }
+        let mut failed = Vec::new();
+        if !errors.is_empty() {
+            let gone = |id, all: &Messages<P>| errors.contains_key(&all[id].seq());
+            let first = self.split_off(&mut held, gone);
+            failed.extend(self.messages.chain(first));
         }
         if held.messages > 0 {
             self.end_messages(group, Some(held.first), End::Done, "done", Some(id), out);
         }
         self.end_context(lane, lease, End::Done, "done", id, out);
-        failed.sort_by_key(|&(seq, ..)| seq);
-        for (_, message, error) in failed.into_iter().rev() {
+        failed.sort_by_key(|&message| self.messages[message].seq());
+        for message in failed.into_iter().rev() {
+            self.messages[message].next = None; // each is for itself
+            let error = errors.remove(&self.messages[message].seq());
+            let error = error.flatten().map(Arc::new);
             let settings = self.settings_of(lease).clone();
             if lease.attempt >= settings.max_attempts || lease.part {
                 self.end_failed(group, Some(message), "failed", error.as_ref(), out);

@@ -266,7 +266,7 @@ class Driver:
                 self.grace_s,
                 runner.ending,
             )
-            for message in (*batch, *batch.context) if dead else ():
+            for message in (*batch, *batch._taken, *batch.context) if dead else ():
                 if message._seq in dead:
                     self.bury(message, batch._attempt, dead[message._seq], None)
             _fenced.add(runner.task)

@@ -364,11 +364,15 @@ class Inbox(Sequence["Message[Any]"]):
             context._feeds = context._feeds_of(context._core._receipts(context._batch))
         return taken
 
-    def _look(self) -> tuple[Message[Any], ...]:
+    def _look(self, most: int | None = None) -> tuple[Message[Any], ...]:
         context = self._context
         if context._over:
             return ()
-        return context._core._inbox(context._batch) or ()
+        return context._core._inbox(context._batch, most) or ()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to take."""
+        return bool(self._look(1))
 
     def __len__(self) -> int:
         return len(self._look())

@@ -28,8 +28,8 @@ pub(crate) struct Asking {
 
 impl Asking {
     /// The batch has grown.
-    pub(crate) fn recount(&mut self) {
-        self.tally = None;
+    pub(crate) fn recount(&mut self, last: MessageId, size: Size) {
+        self.tally = Some((last, size));
     }
 }
 
@@ -204,7 +204,7 @@ impl<P> Engine<P> {
     }
 
     /// Last message and size of a running batch.
-    fn tally(&self, slot: LeaseSlot) -> (MessageId, Size) {
+    pub(crate) fn tally(&self, slot: LeaseSlot) -> (MessageId, Size) {
         let lease = &self.leases[slot];
         lease
             .asking
@@ -217,6 +217,12 @@ impl<P> Engine<P> {
         let lease = &self.leases[slot];
         let settings = self.settings_of(lease);
         let most = settings.max_interrupts;
+        if lease.lanes == Lanes::Message {
+            let mut behind = self.waiting_behind(lease.first).into_iter();
+            return settings.interrupted == Interrupted::Abandon
+                || (lease.put_off < most
+                    && behind.all(|id| self.messages.put_off(id).times < most));
+        }
         let behind = lease
             .lane
             .into_iter()
@@ -226,6 +232,21 @@ impl<P> Engine<P> {
                 && behind
                     .filter(|&&(key, _)| self.held[key].put_off)
                     .all(|&(_, first)| self.messages.most_put_off(first) < most))
+    }
+
+    /// Where each message is for itself: those that go behind one, and behind these.
+    pub(crate) fn waiting_behind(&self, first: MessageId) -> Vec<MessageId> {
+        let mut found = Vec::new();
+        let mut next = vec![first];
+        while let Some(id) = next.pop() {
+            for &(_, behind, seq) in self.behind.get(&id).into_iter().flatten() {
+                if self.messages.get(behind, seq).is_some() {
+                    found.push(behind);
+                    next.push(behind);
+                }
+            }
+        }
+        found
     }
 
     /// A newcomer asks for the end of a call.

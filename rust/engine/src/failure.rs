@@ -251,9 +251,16 @@ impl<P> Engine<P> {
     /// Its messages are put off, and with them those that wait to be resumed behind it (rule B5).
     fn put_off_in(&mut self, lane: LaneId, lease: &Lease<P>, as_new: bool) {
         self.messages.put_off_all(lease.first, as_new);
+        if lease.lanes == Lanes::Message {
+            for id in self.waiting_behind(lease.first) {
+                let as_new = self.messages.put_off(id).rolled_back;
+                self.messages.put_off_again(id, as_new);
+            }
+            return;
+        }
         let behind: Vec<_> = self.lanes[lane].held.iter().copied().collect();
         for (key, first) in behind {
-            if self.held[key].put_off && lease.lanes != Lanes::Message {
+            if self.held[key].put_off {
                 let as_new = self.messages.put_off(first).rolled_back;
                 self.messages.put_off_all(first, as_new);
             }
@@ -310,7 +317,7 @@ impl<P> Engine<P> {
             let error = errors.remove(&self.messages[message].seq());
             let error = error.flatten().map(Arc::new);
             let settings = self.settings_of(lease).clone();
-            if lease.attempt >= settings.max_attempts || lease.part {
+            if lease.attempt >= settings.max_attempts || lease.part || lease.fallback {
                 self.end_failed(group, Some(message), "failed", error.as_ref(), out);
                 continue;
             }

@@ -17,19 +17,20 @@ impl<P> Engine<P> {
         id: LeaseId,
         out: &mut Outbox<P>,
     ) -> Result<Vec<Seq>, LeaseLost> {
-        self.inbox_with(now, id, |message| message.seq, out)
+        self.inbox_with(now, id, usize::MAX, |message| message.seq, out)
     }
 
-    /// The same, as the caller wants to see them.
+    /// The first of them, at most `most`, as the caller wants to see them.
     pub fn inbox_with<T>(
         &mut self,
         now: Time,
         id: LeaseId,
+        most: usize,
         each: impl FnMut(BatchMessage<'_, P>) -> T,
         out: &mut Outbox<P>,
     ) -> Result<Vec<T>, LeaseLost> {
         self.catch_up_before(now, out);
-        let offered = self.offered(id, usize::MAX)?.into_iter();
+        let offered = self.offered(id, most)?.into_iter();
         let offered = offered.map(|id| BatchMessage::of(&self.messages, &self.senders, id));
         Ok(offered.map(each).collect())
     }
@@ -52,11 +53,7 @@ impl<P> Engine<P> {
             return Ok(0);
         };
         let strategy = self.leases[id.slot()].strategy;
-        let tail = self
-            .messages
-            .chain(Some(self.leases[id.slot()].first))
-            .last();
-        let mut tail = tail.expect("a batch is never empty");
+        let (mut tail, mut size) = self.tally(id.slot());
         let mut places = 0;
         for &message in &offered {
             self.take_out_of_window(lane, message);
@@ -65,12 +62,13 @@ impl<P> Engine<P> {
             places += place;
             self.messages[tail].next = Some(message);
             tail = message;
+            size = size.plus(self.messages.size(message));
             let kind = self.messages[message].kind();
             let lease = &mut self.leases[id.slot()];
             lease.messages += 1;
             lease.kind = lease.kind.max(kind);
         }
-        self.leases[id.slot()].asking.recount();
+        self.leases[id.slot()].asking.recount(tail, size);
         let activity = self.lanes[lane].activity;
         self.activities[activity].waiting -= places;
         self.release(group, places);
@@ -87,7 +85,7 @@ impl<P> Engine<P> {
         let Some(lane) = lease.lane.filter(|&lane| self.lanes[lane].call.is_some()) else {
             return Ok(Vec::new());
         };
-        if lease.is_ending() || self.starts_are_held(lane) {
+        if lease.is_ending() || lease.fallback || self.starts_are_held(lane) {
             return Ok(Vec::new());
         }
         let key = self.messages.newcomer(lease.first).batch_key;

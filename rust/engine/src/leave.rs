@@ -5,6 +5,7 @@ use crate::arrival::EVERYBODY;
 use crate::engine::{Engine, Outbox};
 use crate::ids::{GroupId, LaneId, MessageId};
 use crate::lane::Unlinked;
+use crate::lease::Fate;
 use crate::ledger::End;
 use crate::message::{Flag, Place};
 use crate::order::HeldUp;
@@ -86,8 +87,27 @@ impl<P> Engine<P> {
             given.unwrap_or(self.messages[id].at)
         };
         let stays = run.iter().copied().max_by_key(at);
+        if let Some(stays) = stays {
+            self.interrupt_as(lane, &run, stays);
+        }
         for old in run.into_iter().filter(|&old| Some(old) != stays) {
             self.leave(group, old, End::Superseded, "superseded", out);
+        }
+    }
+
+    /// What one of these messages has interrupted goes behind the one of them that stays.
+    fn interrupt_as(&mut self, lane: LaneId, run: &[MessageId], stays: MessageId) {
+        let seq = self.messages[stays].seq();
+        let record = &mut self.lanes[lane];
+        if record.interrupter.is_some_and(|it| run.contains(&it)) {
+            record.interrupter = Some(stays);
+        }
+        if let Some(slot) = record.call
+            && let Some(ending) = &mut self.leases[slot].ending
+            && let Fate::Resumed { behind, .. } = &mut ending.fate
+            && run.contains(&behind.0)
+        {
+            *behind = (stays, seq);
         }
     }
 

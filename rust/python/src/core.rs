@@ -553,15 +553,17 @@ impl Core {
         Ok(found.ok())
     }
 
-    /// What the call could take now; None: its lease is lost.
+    /// The first that the call could take now, at most `most`; None: its lease is lost.
+    #[pyo3(signature = (batch, most = None))]
     fn _inbox<'py>(
         &self,
         py: Python<'py>,
         batch: &Bound<'py, Batch>,
+        most: Option<usize>,
     ) -> PyResult<Option<Bound<'py, PyTuple>>> {
-        let lease = batch.get().lease_id();
+        let (lease, most) = (batch.get().lease_id(), most.unwrap_or(usize::MAX));
         let found = self.inner()?.look(py, |engine, now, out| {
-            engine.inbox_with(now, lease, |message| Entry::of(py, &message), out)
+            engine.inbox_with(now, lease, most, |message| Entry::of(py, &message), out)
         })?;
         let found = found.ok();
         found

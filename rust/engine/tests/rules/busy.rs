@@ -881,6 +881,51 @@ fn a_message_of_its_own_is_resumed_after_what_interrupted_it() {
 }
 
 #[test]
+fn what_waits_behind_an_interrupter_is_put_off_no_more_often_than_it_may() {
+    let settings = Settings {
+        lanes: Lanes::Message,
+        max_interrupts: 2,
+        ..one_slot(interrupting(Interrupted::Resume))
+    };
+    let mut world = World::new(settings);
+    world.push(0.0, "ann", "first");
+    let mut call = world.poll(0.0).remove(0);
+    let mut interruptions = 0;
+    for number in 1..9 {
+        let now = f64::from(number);
+        world.push(now, "bob", "more");
+        world.poll(now);
+        if !world.asked().is_empty() {
+            interruptions += 1;
+            world.ended(now, &call);
+            call = world.poll(now).remove(0);
+        }
+    }
+
+    assert_eq!(interruptions, 2);
+}
+
+#[test]
+fn what_supersedes_an_interrupter_takes_its_place() {
+    let settings = Settings {
+        keep: chinwag_engine::Keep::Latest,
+        ..interrupting(Interrupted::Resume)
+    };
+    let mut world = World::new(settings);
+    world.push(0.0, "ann", "long");
+    let long = world.poll(0.0).remove(0);
+    world.push(1.0, "ann", "old");
+    world.poll(1.0);
+    world.push(1.5, "ann", "new");
+    world.ended(2.0, &long);
+
+    let call = world.poll(2.0).remove(0);
+    assert_eq!(call.words, ["new"]);
+    world.done(3.0, &call).unwrap();
+    assert_eq!(world.starts(3.0), [["long"]]);
+}
+
+#[test]
 fn somebody_elses_cancellation_puts_the_messages_back() {
     let mut world = World::new(Settings {
         max_interrupts: 2,

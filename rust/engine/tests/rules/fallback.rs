@@ -113,6 +113,23 @@ fn the_group_goes_on_after_the_fallback_that_runs() {
 }
 
 #[test]
+fn what_the_fallback_gives_up_on_is_dead() {
+    let mut world = World::new(settings(Lanes::Sender));
+    world.disable(0.0);
+    let seq = world.push(0.1, "ann", "a").seq;
+    let told = world.poll(0.1).remove(0);
+    let failures = vec![chinwag_engine::Failure { seq, error: None }];
+    let done = chinwag_engine::Outcome::Done;
+
+    world
+        .engine
+        .settle_with(at(0.2), told.lease, done, failures, &mut world.out)
+        .unwrap();
+
+    assert_eq!(world.ends(), [("a", End::Dead)]);
+}
+
+#[test]
 fn policies_are_ignored_out_of_service() {
     let settings = Settings {
         on_busy: OnBusy::Interrupt,

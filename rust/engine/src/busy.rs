@@ -316,6 +316,9 @@ impl<P> Engine<P> {
             asking.due = asking.who.len();
         }
         let lease = &self.leases[slot];
+        if self.closing {
+            return; // what closing makes due interrupts nothing
+        }
         if lease.shields > 0 || self.is_paused(group) {
             return; // until that is over
         }
@@ -361,7 +364,10 @@ impl<P> Engine<P> {
         let running = self.groups[group]
             .activity
             .map_or(0, |key| self.activities[key].running);
-        if !self.waits(asks) || self.is_paused(group) || running < settings.max_concurrent_per_group
+        if self.closing
+            || !self.waits(asks)
+            || self.is_paused(group)
+            || running < settings.max_concurrent_per_group
         {
             return;
         }

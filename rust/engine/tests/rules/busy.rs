@@ -926,6 +926,26 @@ fn what_supersedes_an_interrupter_takes_its_place() {
 }
 
 #[test]
+fn what_closing_makes_due_interrupts_nothing() {
+    let settings = Settings {
+        quiet: seconds(5.0),
+        quiet_when_idle: false,
+        ..interrupting(Interrupted::Merge)
+    };
+    let mut world = World::new(settings);
+    world.push(0.0, "ann", "a");
+    let call = world.poll(0.0).remove(0);
+    world.push(1.0, "ann", "b");
+
+    world.engine.close(at(2.0), &mut world.out);
+
+    assert!(world.starts(2.0).is_empty());
+    assert_eq!(world.asked(), []);
+    world.done(3.0, &call).unwrap();
+    assert_eq!(world.starts(3.0), [["b"]]);
+}
+
+#[test]
 fn somebody_elses_cancellation_puts_the_messages_back() {
     let mut world = World::new(Settings {
         max_interrupts: 2,

@@ -164,6 +164,7 @@ def test_the_lane_waits_until_the_call_has_really_ended(chinwag_run: Run) -> Non
             queue.put_nowait("room", "ann", "a")
             await asyncio.sleep(1)
             queue.put_nowait("room", "ann", "b")
+            await queue.join()
 
     chinwag_run(body)
     assert starts == [(0, ["a"]), (5.999, ["a", "b"])]
@@ -382,6 +383,7 @@ def test_only_rollback_commits_with_what_is_not_buffered(chinwag_run: Run, polic
             await asyncio.sleep(1)
             assert await anext(receipt.stream()) == "at once"
             queue.put_nowait("room", "ann", "b")
+            await queue.join()
 
     chinwag_run(body)
     assert batches == ([["a"], ["b"]] if policy == "rollback" else [["a"], ["a", "b"]])
@@ -409,6 +411,7 @@ def test_shields_nest(chinwag_run: Run) -> None:
             queue.put_nowait("room", "ann", "a")
             await asyncio.sleep(1)
             queue.put_nowait("room", "ann", "b")
+            await queue.join()
 
     chinwag_run(body)
     assert ends == [4]
@@ -1008,6 +1011,7 @@ def test_only_so_much_is_remembered_of_a_call(chinwag_run: Run) -> None:
             queue.put_nowait("room", "ann", "a")
             await asyncio.sleep(1)
             queue.put_nowait("room", "ann", "b")
+            await queue.join()
 
     chinwag_run(body)
     assert found == [None, Previous(status="interrupted", saved=None, emitted=(3, 4))]
@@ -1402,6 +1406,7 @@ def test_taken_messages_are_interrupted_with_the_call(chinwag_run: Run) -> None:
             queue.put_nowait("room", "ann", "b")
             await asyncio.sleep(1)
             queue.put_nowait("room", "ann", "c", on_busy="interrupt")
+            await queue.join()
 
     chinwag_run(body)
     assert batches == [["a"], ["a", "b", "c"]]
@@ -1509,6 +1514,7 @@ def test_a_call_that_is_to_end_still_saves(chinwag_run: Run) -> None:
             queue.put_nowait("room", "ann", "a")
             await asyncio.sleep(1)
             queue.put_nowait("room", "ann", "b")
+            await queue.join()
 
     chinwag_run(body)
     assert found[1] == Previous(status="interrupted", saved="so far", emitted=("goodbye",))

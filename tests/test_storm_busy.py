@@ -129,6 +129,9 @@ class Witness:
         """Handle a batch, more or less."""
         call = Call(len(self.calls), batch, ctx)
         self.calls.append(call)
+        if not call.holds():  # the loop was held up for so long that it was fenced before it began
+            self.deeds["begins too late"] += 1
+            return call.number
         self._see(call, batch.messages)
         lane = self._lane(batch)
         if lane is not None:
@@ -374,8 +377,10 @@ class Producer:
                 own,
                 own,
                 {"background": True},
+                {"background": True},
                 {"bypass": True},
                 {"context": True},
+                {"rank": 4 * chance()},
                 {"rank": 4 * chance()},
                 {"quiet_s": 0.01 * chance()},
                 {"standalone": True},
